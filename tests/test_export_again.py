@@ -405,8 +405,8 @@ def test_names_of_files_reach_the_server_as_they_are(empty_server, export):
 
     export_runs.import_libraries()
     table = export_runs.new_table("table_x", key="x")
-    source = export_runs.RowSource(SimpleNamespace(options=None), None, table, None, {})
-    run = export_runs.History(file="media/table/\N{GRINNING FACE}.table.json")
+    source = export_runs.RowSource(SimpleNamespace(options=None), None, table, None, None, {})
+    run = export_runs.Wanted("a", 1, None, "media/table/\N{GRINNING FACE}.table.json", ())
     assert '(names: ["media/table/\N{GRINNING FACE}.table.json"])' in export_runs.question_of(source, run)
 
 

@@ -305,8 +305,8 @@ def test_runs_whose_files_are_gone_cost_the_others_nothing(server, export, proje
 def test_a_run_whose_second_attempt_fails_is_one_failure(server, export, project):
     server.add_run("team", "demo", "one", summary={"loss": 1}, history_rows=25)
     server.add_history("team", "demo", "one", rows=log(list(range(20)), loss=float))
-    server.fault("error", match={"field": "parquetHistory", "run": "one"}, every=2)
-    assert export("-e", "team", "--include-history", "--retries", "0").code == 3
+    server.fault("error", match={"field": "parquetHistory", "run": "one"}, after=1)
+    assert export("-e", "team", "--include-history", "--retries", "1").code == 3
     (failure,) = project("demo").metadata["failed"]
     assert failure["error"] == "only 20 of 25 rows were downloaded: simulated failure"
     assert (failure["attempts"], project("demo").metadata["history"]["rows"]) == (2, 20)
@@ -338,7 +338,7 @@ def test_damage_inside_of_one_of_several_exports_is_named(server, export, projec
     server.add_history("team", "demo", "one", files=[whole, damaged])
     assert export("-e", "team", "--include-history", *QUICK).code == 3
     (failure,) = project("demo").metadata["failed"]
-    assert (failure["error"], failure["attempts"]) == ("the download cannot be read; export again", 2)
+    assert (failure["error"], failure["attempts"]) == ("the download is incomplete or damaged", 2)
 
 
 def test_a_tail_that_fails_leaves_what_was_exported(server, export, project):

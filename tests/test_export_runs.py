@@ -1631,13 +1631,20 @@ def test_an_interruption_whose_tidying_up_fails_is_one_all_the_same(monkeypatch,
     assert capsys.readouterr().err == "interrupted: to continue, run the same command again\n"
 
 
-def test_downloads_that_are_given_up_take_no_space(tmp_path):
-    files = [tmp_path / name for name in ("whole", "cut", "already gone")]
-    for file in files[:2]:
-        file.write_bytes(b"PAR1")
-    run = export_runs.History(downloads=files)
-    run.drop_frames()
-    assert (run.frames, run.downloads, [*tmp_path.iterdir()]) == ([], [], [])
+def test_downloads_that_are_given_up_take_no_space(tmp_path, monkeypatch):
+    def cut(_source: object, _run: object, _answer: object, _history: object, files: list[Path]) -> None:
+        for name in ("whole", "cut"):
+            files.append(tmp_path / name)
+            files[-1].write_bytes(b"PAR1")
+        files.append(tmp_path / "already gone")
+        raise export_runs.RequestError("the download is incomplete")
+
+    export_runs.import_libraries()
+    monkeypatch.setattr(export_runs, "full_history", cut)
+    source = export_runs.RowSource(None, None, export_runs.new_table("history"), tmp_path, tmp_path, {})
+    with pytest.raises(export_runs.RequestError):
+        export_runs.read_answer(source, export_runs.Wanted("a", 1, None, "", ()), {})
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_doctests():
@@ -1872,11 +1879,11 @@ def test_all_spellings_of_non_finite_numbers_beside_one_number():
 
 
 def test_windows_are_split_only_where_their_times_are_known():
-    window = export_runs.Window(START, None, "cursor", 7)
     later = START + timedelta(days=1)
     for first, last, runs in ((None, later, 2_000), (START, None, 2_000), (START, START, 2_000), (START, later, 10)):
-        assert export_runs.split(window, first, last, runs) == [window]
-    parts = export_runs.split(window, START, later, 2_000)
+        window = export_runs.Window(START, None, last, "cursor", 7)
+        assert export_runs.split(window, first, runs) == [window]
+    parts = export_runs.split(export_runs.Window(START, None, later, "cursor", 7), START, 2_000)
     assert [part.start for part in parts] == [START + n * timedelta(days=0.2) for n in range(5)]
     assert [part.end for part in parts] == [*(part.start for part in parts[1:]), None]
 

@@ -137,8 +137,10 @@ CLOCKS: dict[KeyPath, str] = {("_step",): "order", ("_runtime",): "_runtime", ("
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # by their spelling in W&B's JSON
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
+PART_KEY = "wandb_tools.part"  # of a part file: its parts, for a later export
 MIXED = "mixed"  # in place of a dtype: values of several types, as JSON
-KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # of Run, in memory
+KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # in memory
+TEXTS = ("_config_json", "_summary_json")  # the last columns of the runs file
 
 WORKERS = 8  # requests at once: more gain little and burden a shared server
 DOWNLOADS_A_WORKER = 4  # at once, from the storage host, not from the API
@@ -160,7 +162,6 @@ MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
 # W&B's exports may have twice the rows that the server counts, and these: live runs go on, steps repeat.
 SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
-TABLE_HELD_BYTES = 2_000_000  # a longer table waits in a file until it is its turn to be read
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
 
@@ -175,6 +176,7 @@ LINES_HELD = 50_000  # the same for lines of output
 PIECES_HELD = 1_000  # of one line of output, such as a progress bar
 BATCH_ROWS = 20_000  # of histories that are fetched by one question and share a part file
 BATCH_CELLS = 1_000_000  # rows x columns of several runs in memory: 8 MB a thread
+SHARED_CELLS = BATCH_CELLS // RUNS_A_QUESTION  # of a run, if its rows share a part file with those of others
 TASK_LOGS = 100  # logs per task of a process
 FULL_DISK_BYTES = 1_000_000  # free at most: a file that was not written was too large
 MANY_BYTES = 16_000_000  # of logs: less is read faster than a second process starts
@@ -189,6 +191,7 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 KeyPath: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
+AnyFrame: TypeAlias = "pl.DataFrame | pl.LazyFrame"
 Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
 Stated: TypeAlias = Mapping[str, str | None]  # of a metric: its goal, summary and step_metric
 Subject = TypeVar("Subject")
@@ -271,40 +274,13 @@ class MetricDefinition(NamedTuple):
     step_metric: str | None
 
 
-@dataclass(slots=True)
-class Run:
-    """One run, from a server or from logs: the plain columns of the runs file, and the source of its other columns."""
+class Run(NamedTuple):
+    """One run, from a server, from logs or from an earlier export."""
 
-    id: str
-    name: str
-    state: str
-    entity: str
-    project: str
-    created_at: datetime | None
-    heartbeat_at: datetime | None
-    runtime_s: float | None
-    last_step: int | None
-    history_rows: int
-    tags: Sequence[str]
-    group: str | None
-    job_type: str | None
-    sweep: str | None
-    user: str | None
-    notes: str | None
-    commit: str | None
-    url: str | None
-    host: str | None
-    os: str | None
-    python: str | None
-    command: str | None
-    gpu: str | None
-    gpu_count: int | None
-    exported_at: datetime
-    config_json: str
-    summary_json: str
+    row: dict[str, Any]  # the columns of `run_schema` and TEXTS
     leaves: Sequence[tuple[KeyPath, Scalar]]  # config values and the summary's numbers; paths begin with CONFIG, METRIC
     definitions: Sequence[MetricDefinition] = ()
-    tables: Mapping[str, str] = field(default_factory=dict)  # key of a W&B Table -> its path among the run's files
+    tables: Mapping[str, str] = {}  # key of a W&B Table -> its path among the run's files
 
 
 @dataclass(frozen=True)
@@ -320,8 +296,7 @@ class Page:
     text_bytes: int  # of the configs and summaries, the bulk of a row
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One run's rows in a parquet file of the working folder. Other runs may share it; it is sorted by run and order.
 
     Its columns: `run_id`, `order` (Int64: the step, line or row number), those of `Table.columns`, and the logged
@@ -329,35 +304,42 @@ class Part:
     """
 
     file: Path
+    stored: Mapping[KeyPath, str]  # dtypes of the file's logged values: they fit those of all its runs
+    runs: int  # in the file
+    dtypes: Mapping[KeyPath, str]  # of the run's logged values
     rows: int
     first: int  # lowest order
     last: int  # highest order
-    repeated: int  # rows dropped, as a later one has the same order
-    dtypes: Mapping[KeyPath, str]  # of the run's logged values
-    stored: Mapping[KeyPath, str]  # of the file's columns: they fit the values of all its runs
-    file_rows: int  # of all runs in the file
+
+
+class Wanted(NamedTuple):
+    """A run whose rows for one Table have to be read, as they differ from the earlier export."""
+
+    id: str
+    listed: int  # rows of its history, as its page of runs has it
+    last_step: int | None
+    file: str  # of a W&B Table: its path among the run's files
+    mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
+
+    def key(self, table: Table) -> str:
+        """The rows in a part file are known by it; it changes whenever they may change."""
+        return path_hash((self.id, *self.mark, *table.made_of))
 
 
 @dataclass
 class History:
-    """One run's rows for one Table, in their order. Each step of the export fills in more fields."""
+    """One run's rows for one Table, in their order."""
 
     parts: Sequence[Part] = ()
     skipped: set[KeyPath] = field(default_factory=set)  # keys whose values are no numbers
-    counted: int | None = None  # rows by the server's count; None without one
-    mark: tuple[str, ...] = ()  # if it is the same as in the earlier export, the rows are the same
+    mark: tuple[str, ...] = ()  # see Wanted
+    frame: AnyFrame | None = None  # rows that are in no part yet; columns as there, but for `run_id`
 
-    # Of a run whose rows have to be fetched from a server:
-    id: str = ""
-    listed: int = 0  # rows of its history, as its page of runs has it
-    last_step: int | None = None
-    file: str = ""  # of a W&B Table: its path among the run's files
-    # Columns as in Part; of rows with one order the last counts.
-    frames: list[pl.LazyFrame] = field(default_factory=list)
-    downloads: list[Path] = field(default_factory=list)  # files that the frames read
-    is_read: bool = False  # the frames were readable, and are in `parts`
+    # Of rows from a server:
+    key: str = ""  # see Wanted
+    counted: int = 0  # rows by the server's count; 0 without one
+    found: int = 0  # rows that were fetched; of these, `parts` have the last one of each step
     problem: str = ""  # why rows are missing
-    attempts: int = 1  # to fetch them
 
     @property
     def rows(self) -> int:
@@ -365,14 +347,7 @@ class History:
 
     @property
     def is_short(self) -> bool:
-        repeated = sum(part.repeated for part in self.parts)  # the server counts them
-        return self.counted is not None and self.rows + repeated < self.counted
-
-    def drop_frames(self) -> None:
-        """Forget the frames, and remove the files that they read: these may have many GB."""
-        for file in self.downloads:
-            file.unlink(missing_ok=True)
-        self.frames, self.downloads = [], []
+        return self.found < self.counted
 
 
 @dataclass
@@ -386,7 +361,8 @@ class Table:
     key: str | None = None  # of a W&B Table: the key that it was logged under
     made_of: tuple[str, ...] = ()  # the options that its rows depend on; if these differ, all are fetched again
     extent: tuple[str, ...] = ()  # which rows of a run are exported; empty: all
-    fetched: dict[str, History] | None = None  # by run id; None: not part of this export
+    is_asked: bool = False  # part of this export
+    fetched: dict[str, History] = field(default_factory=dict)  # by run id
     earlier: Earlier | None = None
     staying: set[str] = field(default_factory=set)  # ids of runs whose rows in the earlier file stay
     outdated: list[str] = field(default_factory=list)  # of these, runs that have newer rows, but were asked for fewer
@@ -395,13 +371,9 @@ class Table:
     skipped: set[str] = field(default_factory=set)  # keys of the file's runs whose values are no numbers
 
     @property
-    def histories(self) -> Mapping[str, History]:
-        return self.fetched or {}
-
-    @property
     def rows(self) -> dict[str, int]:
         """How many rows of each run the file gets."""
-        rows = {run_id: history.rows for run_id, history in self.histories.items() if history.rows}
+        rows = {run_id: history.rows for run_id, history in self.fetched.items() if history.rows}
         return rows | {run_id: self.earlier.rows[run_id] for run_id in self.staying if self.earlier}
 
 
@@ -450,7 +422,6 @@ class Project:
 
     # From its source:
     windows: list[Window] = field(default_factory=list)  # of creation times: its runs are listed by these
-    last_created: datetime | None = None
     is_changing: bool = False  # runs were added or deleted while they were listed
     page_runs: int = PAGE_RUNS  # runs per question; fewer for a while after one that failed
     selected: int = 0  # runs that pass the filters
@@ -491,7 +462,7 @@ class Project:
     def mismatched(self) -> dict[str, int]:
         """By run id: the rows of histories whose number differs from the source's count."""
         history = self.tables.get("history")
-        rows = history.rows if history and history.fetched is not None else None
+        rows = history.rows if history and history.is_asked else None
         counts = self.runs.select("id", "history_rows").iter_rows()
         return {run_id: rows.get(run_id, 0) for run_id, n in counts if rows is not None and rows.get(run_id, 0) != n}
 
@@ -661,8 +632,7 @@ class Log:
     def take_summary(self, summary: Mapping[str, object], source: str) -> None:
         """Use this summary, unless it holds nothing but the SDK's own notes, as some SDKs wrote."""
         if summary.keys() - {"_wandb"}:
-            self.summary = dict(summary)
-            self.summary_from = source
+            self.summary, self.summary_from = dict(summary), source
 
 
 class WholeDict(dict[str, object]):
@@ -684,7 +654,7 @@ def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log
     return logs
 
 
-def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901 - one sequence
+def read_log(log: Log, rows: LogRows) -> None:
     """Fill in the contents of the log's file; its history, output and system metrics go to `rows`."""
     from google.protobuf.message import DecodeError
 
@@ -701,8 +671,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901 - one sequence
                         rows.add_history(glance.history)
                         keep_last(logged, () if changes else glance.history.item)
                     elif glance.HasField("summary"):
-                        keep_last(changes, glance.summary.item)
-                        keep_last(changes, glance.summary.other)
+                        keep_last(changes, [*glance.summary.item, *glance.summary.other])
                     else:
                         apply_record(log, proto.Record.FromString(payload), rows)
                 except (DecodeError, RecursionError) as error:
@@ -716,8 +685,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901 - one sequence
         try:
             item = proto.SummaryItem.FromString(encoded)
             value = from_json(item.value_json or "null")
-            if isinstance(value, dict) and not item.nested_key:
-                value = WholeDict(value)
+            value = WholeDict(value) if isinstance(value, dict) and not item.nested_key else value
             # W&B leaves out a null, but not inside of a dict that was set whole.
             put(log.summary, path_of(item), GONE if value is None else value)
         except (DecodeError, RecursionError) as error:
@@ -788,8 +756,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
             stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
             stats["_runtime"] = (time_ - log.started_at).total_seconds() if log.started_at else None
             leaves = flatten({item.key: from_json(item.value_json) for item in noted.item})
-            stats |= {"system." + ".".join(path): value for path, value in leaves}
-            rows.add("system", stats)
+            rows.add("system", stats | {"system." + ".".join(path): value for path, value in leaves})
 
 
 def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> None:
@@ -994,7 +961,7 @@ class LogRows:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
         # Rows of logs that have ended, by table (see `hold`) and run id: those of a table will share a file.
-        self.held: defaultdict[tuple[str, str], dict[str, tuple[Log, pl.DataFrame]]] = defaultdict(dict)
+        self.held: defaultdict[tuple[str, str], dict[str, tuple[Log, History]]] = defaultdict(dict)
         self.held_rows, self.held_columns = 0, set[str]()
 
     def start(self, log: Log) -> None:
@@ -1179,19 +1146,16 @@ class LogRows:
         cells = (self.held_rows + rows.height) * len(self.held_columns | {*rows.columns})
         if cells > BATCH_CELLS or run_id in self.held[key]:
             self.write()
-        self.held[key][run_id] = self.log, rows
+        self.held[key][run_id] = self.log, History(frame=rows)
         self.held_rows += rows.height
         self.held_columns |= {*rows.columns}
 
     def write(self) -> None:
         """Write the held rows to files, and add the parts to their logs."""
         for (table, _), held in self.held.items():
-            frames = [rows.with_columns(run_id=pl.lit(run_id), frame=pl.lit(0)) for run_id, (_, rows) in held.items()]
-            rows = pl.concat(frames, how="diagonal_relaxed").sort("run_id", maintain_order=True)
-            dtypes = {run_id: logged_dtypes(own.schema) for run_id, (_, own) in held.items()}
-            parts = write_part(rows.lazy(), self.folder, dtypes)
-            for run_id, (log, _) in held.items():
-                log.parts[table].append(parts[run_id])
+            write_parts({run_id: history for run_id, (_, history) in held.items()}, self.folder)
+            for log, history in held.values():
+                log.parts[table] += history.parts
         self.held.clear()
         self.held_rows, self.held_columns = 0, set()
 
@@ -1240,34 +1204,33 @@ def resize(values: list[Any], rows: int) -> None:
     values.extend([None] * (rows - len(values)))
 
 
-def write_part(rows: pl.LazyFrame, folder: Path, dtypes: Mapping[str, Mapping[KeyPath, str]]) -> dict[str, Part]:
-    """Write rows to a file of the working folder; returns the parts by run id, as `dtypes` are given.
-
-    The rows of a run are together. Of rows with the same `order`, the last is written; the others are counted as
-    repeated if they have the same `frame`, too.
-    """
-    order, run_id = pl.col("order"), pl.col("run_id")
-    repeated: dict[str, int] = {}
-    is_ascending = ((order > order.shift()) | (run_id != run_id.shift())).all()
+def write_parts(histories: Mapping[str, History], folder: Path) -> None:
+    """Move the frames of histories, by run id, to one file. Of a run's rows with the same `order`, the last counts."""
+    found = {run_id: cast("Any", histories[run_id].frame) for run_id in sorted(histories)}
+    dtypes = {run_id: logged_dtypes(frame.collect_schema()) for run_id, frame in found.items()}
+    stored = widest_dtypes(dtypes.values())
+    frames: list[Any] = []
+    for run_id, own in dtypes.items():
+        casts = [cast_logged(path, dtype, stored[path]) for path, dtype in own.items() if dtype != stored[path]]
+        frames.append(found[run_id].with_columns(*casts, run_id=pl.lit(run_id)))
+    rows, order = pl.concat(frames, how="diagonal").lazy(), pl.col("order")
+    is_ascending = ((order > order.shift()) | (pl.col("run_id") != pl.col("run_id").shift())).all()
     if not rows.select(is_ascending).collect(engine="streaming").item():
         # One row per step is held in memory: a small file can stand for hundreds of millions of rows with one step.
         numbered = rows.with_row_index("number")
-        again = (pl.len() - 1).alias("again")
-        steps = numbered.group_by("run_id", "frame", "order").agg(pl.max("number"), again).collect(engine="streaming")
-        repeated = dict(steps.group_by("run_id").agg(pl.sum("again")).iter_rows())
-        last = steps.lazy().group_by("run_id", "order").agg(pl.max("number")).select("number")
+        last = numbered.group_by("run_id", "order").agg(pl.max("number")).select("number")
         unique = numbered.join(last, on="number", how="semi").drop("number")
         rows = unique.sort("run_id", "order").collect(engine="streaming").lazy()
-    about = [pl.len().alias("rows"), order.min().alias("first"), order.max().alias("last")]
-    facts = rows.group_by("run_id").agg(about).fill_null(0).collect(engine="streaming")
-    file, height = folder / f"{uuid.uuid4().hex}.parquet", int(facts["rows"].sum())
-    rows = rows.drop("frame")
-    stored = logged_dtypes(rows.collect_schema())
-    write_intermediate(rows, file)
-    return {
-        run_id: Part(file, count, first, last, repeated.get(run_id, 0), dtypes[run_id], stored, height)
-        for run_id, count, first, last in facts.iter_rows()
-    }
+    numbers = [pl.len().alias("rows"), order.min().alias("first"), order.max().alias("last")]
+    facts = rows.group_by("run_id").agg(numbers).fill_null(0).collect(engine="streaming").rows()
+    file = folder / f"{uuid.uuid4().hex}.parquet"
+    noted = {run_id: [[*dtypes[run_id].items()], *of_run] for run_id, *of_run in facts}
+    keys = {run_id: [one.key, [*one.skipped]] for run_id, one in histories.items() if one.key and not one.is_short}
+    write_intermediate(rows, file, {PART_KEY: json.dumps([noted, keys])})  # for `stored_parts`
+    for one in histories.values():
+        one.frame = None
+    for run_id, *of_run in facts:
+        histories[run_id].parts = [Part(file, stored, len(facts), dtypes[run_id], *of_run)]
 
 
 def logged_dtypes(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
@@ -1299,6 +1262,7 @@ def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None)
 
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])|\x07")
 CONTROL = re.compile("[\x07\b\r\x1b]")
+LINE_MOVE = re.compile(r"(\r|\x08|\x1b\[[02]?K)")  # of the cursor within a line, or what erases a line
 
 
 def as_shown(text: str) -> str:
@@ -1311,30 +1275,23 @@ def as_shown(text: str) -> str:
     """
     if not CONTROL.search(text):  # as in nearly all lines
         return storable(text.rstrip(" "))
-    shown = ""
-    for piece in reversed(text.split("\r")):
-        before, erased, after = piece.rpartition("\x1b[2K")  # erases the line; the cursor stays where it was
-        plain = with_backspaces(" " * len(ESCAPE.sub("", before)) + ESCAPE.sub("", after))
-        shown += plain[len(shown) :]
-        if erased or "\x1b[K" in after or "\x1b[0K" in after:  # these erase what was behind the cursor
-            break
-    return storable(shown.rstrip(" "))
-
-
-def with_backspaces(text: str) -> str:
-    """The text after each backspace overwrites what is there, from one character to the left."""
     shown, at = list[str](), 0
-    for number, piece in enumerate(text.split("\b")):
-        at = max(at - (number > 0), 0)
-        shown[at : at + len(piece)] = piece
-        at += len(piece)
-    return "".join(shown)
+    for piece in LINE_MOVE.split(text):
+        if piece in ("\r", "\b"):
+            at = max(at - 1, 0) if piece == "\b" else 0
+        elif LINE_MOVE.fullmatch(piece):  # `\x1b[2K` erases the line, `\x1b[K` what is behind the cursor
+            shown = [" "] * at if "2" in piece else shown[:at]
+        else:
+            plain = ESCAPE.sub("", piece)
+            shown[at : at + len(plain)] = plain
+            at += len(plain)
+    return storable("".join(shown).rstrip(" "))
 
 
-def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
+def write_intermediate(frame: AnyFrame, file: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a file of the working folder; ScriptError if it cannot be written."""
     try:
-        frame.lazy().sink_parquet(file, compression="lz4", statistics=False)
+        frame.lazy().sink_parquet(file, compression="lz4", statistics=False, metadata=metadata)
     except (OSError, pl.exceptions.ComputeError) as error:  # polars reports a full disk as either
         is_full = "os error" in str(error) or shutil.disk_usage(file.parent).free < FULL_DISK_BYTES
         if isinstance(error, pl.exceptions.ComputeError) and not is_full:
@@ -1414,12 +1371,12 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     lost = {log.run_id for log in logs if log.failed and not log.records}  # their project is unknown
     lost |= {failure.run for failure in failed if failure.what == "run"}
     kept = runs_asked_for(found, failed, options, say)
-    places = sorted({(run.entity, run.project) for run, *_ in kept})
+    places = sorted({(run.row["entity"], run.row["project"]) for run, *_ in kept})
     projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in places]
     settle_stems(projects, options.output)
     for project in projects:
-        ids = {run.id for run, *_ in found if (run.entity, run.project) == (project.entity, project.name)}
-        own = [each for each in kept if (each[0].entity, each[0].project) == (project.entity, project.name)]
+        ids = {run.row["id"] for run, *_ in found if project.place.items() <= run.row.items()}
+        own = [each for each in kept if project.place.items() <= each[0].row.items()]
         project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
@@ -1432,22 +1389,22 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
 
 def entities_named(logs: Sequence[Log]) -> dict[tuple[str, str | None], str]:
     """The entity of each run, by its id and project, if its logs name a single one."""
-    found: defaultdict[tuple[str, str | None], set[str]] = defaultdict(set)
-    for log in logs:
-        if entity := log.run.get("entity"):
-            found[log.run_id, log.run.get("project")].add(entity)
-    return {run: entities.pop() for run, entities in found.items() if len(entities) == 1}
+    named = {(log.run_id, log.run.get("project"), log.run["entity"]) for log in logs if log.run.get("entity")}
+    times = Counter((run_id, project) for run_id, project, _ in named)
+    return {(run_id, project): entity for run_id, project, entity in named if times[run_id, project] == 1}
 
 
 def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: Options, say: Say) -> None:
     """Print which runs logged steps twice, how many summaries were restored, and which projects may lack an entity."""
-    if again := [f"{run.id} ({counted(logs[-1].repeated, 'step')})" for run, _, logs in found if logs[-1].repeated]:
-        say(f"steps that are in several logs of a run have the values of the last one: {first_of(again)}")
+    repeated = [(run.row["id"], logs[-1].repeated) for run, _, logs in found if logs[-1].repeated]
+    if repeated:
+        again = first_of([f"{run_id} ({counted(steps, 'step')})" for run_id, steps in repeated])
+        say(f"steps that are in several logs of a run have the values of the last one: {again}")
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
     for one in projects if not options.selection.entity else ():
-        known = sorted({run.entity for run, *_ in found if run.project == one.name} - {NO_ENTITY})
+        known = sorted({run.row["entity"] for run, *_ in found if run.row["project"] == one.name} - {NO_ENTITY})
         if one.entity == NO_ENTITY and known:
             flags = f"-e {known[0]}" + f" -p {shlex.quote(one.name)}" * (len({each.name for each in projects}) > 1)
             runs = f"in project {one.name}, {counted(one.runs.height, 'run')} without an entity, others of"
@@ -1456,29 +1413,29 @@ def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: O
 
 def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path) -> None:
     """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
-    project.cut, cut_off = set(), []
+    project.cut = set()
     for run, _, logs in own:
         # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
         is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
         is_rewound = ["rewound_to" in log.run for log in logs]
         if not (is_whole and any(is_rewound)) or is_rewound[0]:
-            project.cut.add(run.id)
+            project.cut.add(run.row["id"])
         if logs[0].run.get("resumed") or is_rewound[0]:
-            project.resumed.add(run.id)
+            project.resumed.add(run.row["id"])
         project.failed += [failure for log in logs for failure in log.failed]
-        cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
+        project.torn += [str(log.file.relative_to(top)) for log in logs if log.torn]
         sources = {log.summary_from for log in logs} - {""}
         if sources and "log" not in sources:
-            project.summary_restored.append({"run": run.id, "from": min(sources)})
-    project.torn = sorted([*project.torn, *cut_off])
+            project.summary_restored.append({"run": run.row["id"], "from": min(sources)})
+    project.torn.sort()
     project.pages = [write_page([run for run, *_ in some], work) for some in chunks(own, PAGE_RUNS)]
     project.runs = keys_of(project.pages)
     project.tables = {} if options.dry_run else tables_asked(project, options)
     for table in project.tables.values():
         if table.key is not None:
-            logged_tables(project, table, {run.id: logs for run, _, logs in own}, work)
+            logged_tables(project, table, {run.row["id"]: logs for run, _, logs in own}, work)
         else:
-            table.fetched = {run.id: histories[table.name] for run, histories, _ in own if table.name in histories}
+            table.fetched = {run.row["id"]: each[table.name] for run, each, _ in own if table.name in each}
 
 
 def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path], list[Failure]]:
@@ -1574,25 +1531,25 @@ def prepare_process() -> None:
 def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, say: Say) -> list[FoundRun]:
     """The runs that pass the filters. Prints how many each one keeps; ScriptError if no run is left."""
     selection, kept = options.selection, [*found]
-    filters: list[tuple[str, Any, Callable[[Run, Any], bool]]] = [
-        ("-e", selection.entity, lambda run, names: run.entity.lower() in [name.lower() for name in names]),
-        ("-p", selection.project, lambda run, globs: any(matches(run.project, glob) for glob in globs)),
-        ("--since", selection.since, lambda run, since: (run.created_at or EPOCH) >= since),
-        ("--until", selection.until, lambda run, until: (run.created_at or EPOCH) < until),
-        ("--active-since", selection.active_since, lambda run, since: (run.heartbeat_at or EPOCH) >= since),
-        ("--state", selection.state, lambda run, states: run.state in states),
-        ("--tag", selection.tag, lambda run, tags: not set(run.tags).isdisjoint(tags)),
-        ("--group", selection.group, lambda run, groups: run.group in groups),
-        ("--sweep", selection.sweep, lambda run, sweeps: run.sweep in sweeps),
+    filters: list[tuple[str, Any, Callable[[dict[str, Any], Any], bool]]] = [
+        ("-e", selection.entity, lambda run, names: run["entity"].lower() in [name.lower() for name in names]),
+        ("-p", selection.project, lambda run, globs: any(matches(run["project"], glob) for glob in globs)),
+        ("--since", selection.since, lambda run, since: (run["created_at"] or EPOCH) >= since),
+        ("--until", selection.until, lambda run, until: (run["created_at"] or EPOCH) < until),
+        ("--active-since", selection.active_since, lambda run, since: (run["heartbeat_at"] or EPOCH) >= since),
+        ("--state", selection.state, lambda run, states: run["state"] in states),
+        ("--tag", selection.tag, lambda run, tags: not set(run["tags"]).isdisjoint(tags)),
+        ("--group", selection.group, lambda run, groups: run["group"] in groups),
+        ("--sweep", selection.sweep, lambda run, sweeps: run["sweep"] in sweeps),
     ]
     for flag, wanted, test in filters:
         before = kept
-        kept = [each for each in before if not wanted or test(each[0], wanted)]
+        kept = [each for each in before if not wanted or test(each[0].row, wanted)]
         if wanted and kept:
             say(f"{flag} kept {len(kept):,} of {counted(len(before), 'run')}")
         if before and not kept:
             report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
-            there = first_of(sorted({f"{run.entity}/{run.project}" for run, *_ in before}))
+            there = first_of(sorted({f"{run.row['entity']}/{run.row['project']}" for run, *_ in before}))
             message = f"no run left: {flag} kept none of {counted(len(before), 'run')} in {there}"
             raise ScriptError(f"{message}; leave this filter out or loosen it", NOTHING_USABLE)
     if not kept:
@@ -1630,7 +1587,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
     summary = dict(sorted(summary.items()))  # the log's order is random
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
-    run = Run(
+    row = dict(
         id=run_id,
         name=record.get("name", run_id),
         state=logs[-1].run.get("state")
@@ -1646,12 +1603,11 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         **{name: record.get(name) for name in ("group", "job_type", "sweep", "user", "notes", "url")},
         **machine([notes for log in logs for notes in log.machines.values()], record.get("commit")),
         exported_at=now(),
-        config_json=valid_json(config),
-        summary_json=valid_json(summary),
-        leaves=[*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))],
-        definitions=[definitions[pattern] for pattern in sorted(definitions)],
-        tables=tables_in(summary),
+        _config_json=valid_json(config),
+        _summary_json=valid_json(summary),
     )
+    leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
+    run = Run(row, leaves, [definitions[pattern] for pattern in sorted(definitions)], tables_in(summary))
     skipped = {path for log in logs for path in log.skipped}
     histories = {name: History(parts_, skipped if name == "history" else set()) for name, parts_ in rows.items()}
     return run, histories, logs
@@ -1729,41 +1685,35 @@ def rewritten(
     Of several rows with one order, the last value of each column counts.
     """
     dtypes = widest_dtypes(part.dtypes for part in parts)
-    order, reached = pl.col("order"), -math.inf
-    groups: list[list[pl.LazyFrame]] = []  # rows of parts, those together that follow each other
+    order = pl.col("order")
+    raised = pl.max_horizontal(order, start + pl.int_range(pl.len())) if start else order
+    frames = []
     for part in parts:
         rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id, order.is_between(first, last))
         logged = [cast_logged(path, part.stored[path], dtypes[path]) for path in part.dtypes]
-        raised = pl.max_horizontal(order, start + pl.int_range(pl.len())) if start else order
-        groups += [] if groups and part.first > reached else [[]]
-        groups[-1].append(rows.select(~cs.starts_with("["), *logged).with_columns(raised.alias("order")))
-        reached = part.last
-    rows, *others = (pl.concat(frames, how="diagonal") for frames in groups)
-    for later in others:
-        rows = rows.join(later, on=["run_id", "order"], how="full", coalesce=True, suffix=" later")
-        again = [name for name in rows.collect_schema() if name.endswith(" later")]
-        newest = [pl.coalesce(name, name.removesuffix(" later")).name.replace(" later$", "") for name in again]
-        merged = rows.with_columns(newest).drop(again).sort("order")
-        rows = merged.collect(engine="streaming").lazy()  # else each join would be planned with all before it
-    rows = rows.with_columns(frame=pl.lit(0))
-    return write_part(rows, work, {run_id: dtypes})[run_id]
+        frames.append(rows.select(~cs.starts_with("["), *logged).with_columns(raised.alias("order")))
+    merged = pl.concat(frames, how="diagonal")
+    if any(one.last >= other.first for one, other in itertools.pairwise(parts)):
+        merged = merged.group_by("order").agg(pl.all().last(ignore_nulls=True)).sort("order")
+    history = History(frame=merged)
+    write_parts({run_id: history}, work)
+    return history.parts[0]
 
 
 def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Log]], work: Path) -> None:
     """Fill in the rows of a W&B Table from the files beside the logs of the project's runs, by id."""
-    table.fetched = {}
     for run in changed_runs(project, table):
         files = [log.file.parent / name / run.file for log in reversed(logs[run.id]) for name in ("files", "")]
         try:
             file = next(filter(Path.is_file, files), files[0])
-            rows = table_rows(regular(file).read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
+            rows = table_rows(regular(file).read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "does not exist" if isinstance(error, FileNotFoundError) else why
             project.failed.append(Failure(run.id, unquote(table.name), f"its file {run.file[:200]} {why}"))
             continue
-        parts = write_part(rows.lazy(), work, {run.id: logged_dtypes(rows.schema)})
-        table.fetched[run.id] = History([*parts.values()], mark=run.mark)
+        table.fetched[run.id] = History(frame=rows, mark=run.mark)
+        write_parts({run.id: table.fetched[run.id]}, work)
 
 
 # --- the server: its URL and the key --------------------------------------------------------------------------
@@ -1876,13 +1826,13 @@ class Client:
         with self.questions:
             return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
-    def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
-        """What `ask(size, timeout_s)` returns, and its size: a quarter of the one before after each failure."""
+    def ask_for_less(self, question: str, variables: Callable[[int], Mapping[str, Any]], size: int) -> tuple[Any, int]:
+        """As `ask`, and the size of what was asked for: a quarter of the one before after each failure."""
 
         def attempt(timeout_s: float) -> Any:
             nonlocal size
             try:
-                return ask(size, timeout_s)
+                return self.ask_once(question, variables(size), timeout_s)
             except RequestError as error:
                 size = max(size // 4, 1)
                 error.retries = 100 if error.retries else 0  # a smaller answer may succeed
@@ -2090,15 +2040,13 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     for place in places:
         named[place.entity, place.project].append(place)
     found: dict[tuple[str, str], Project] = {}
-    failed: list[Failure] = []
     outcomes = side_by_side(partial(projects_at, server), [*named.values()], server.workers)
-    for projects, _, failures in outcomes:
-        failed += failures
-        for project in projects:
-            known = found.setdefault((project.entity, project.name), project)
-            if known is not project:  # several globs match it: the runs that any of the places selects
-                known.places += project.places
-                known.filters, known.windows = filters_of(known.places, selection), []
+    failed = [failure for _, _, failures in outcomes for failure in failures]
+    for project in (project for projects, _, _ in outcomes for project in projects):
+        known = found.setdefault((project.entity, project.name), project)
+        if known is not project:  # several globs match it: the runs that any of the places selects
+            known.places += project.places
+            known.filters, known.windows = filters_of(known.places, selection), []
     for (entity, pattern), (projects, names, failures) in zip(named, outcomes, strict=True):
         is_elsewhere = any(matches(name, pattern) for _, name in found)
         if projects or failures or (is_elsewhere and (names or entity in entities)):
@@ -2135,8 +2083,7 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
                     break
                 variables["after"] = models["pageInfo"]["endCursor"]
             else:
-                why = "the server repeats its list of projects without end; try again later"
-                return [], names, [Failure(failing, "project", what + why)]
+                raise RequestError("the server repeats its list of projects without end; try again later")  # noqa: TRY301
     except RequestError as error:
         return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
     chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
@@ -2186,6 +2133,7 @@ class Window(NamedTuple):
 
     start: datetime | None = None
     end: datetime | None = None
+    last: datetime | None = None  # when the newest of all runs was created
     cursor: str | None = None  # of the server: the next page begins after it
     runs: int = 0  # the window's runs when the server returned the cursor
 
@@ -2199,18 +2147,17 @@ def plan(server: Server, project: Project) -> bool:
         raise RequestError("the answer has no runs", status=200, retries=0)
     project.selected, project.filtered = answer["selected"], answer["all"] - answer["selected"]
     first, last = ([time_of(edge["node"]["createdAt"]) for edge in answer[key]["edges"]] for key in ("first", "last"))
-    project.last_created = last[0] if last else None
-    project.windows = split(Window(), first[0] if first else None, project.last_created, project.selected)
+    project.windows = split(Window(last=last[0] if last else None), first[0] if first else None, project.selected)
     return True
 
 
-def split(window: Window, first: datetime | None, last: datetime | None, runs: int) -> list[Window]:
-    """The window in equal parts: about a page of runs each if their times are spread evenly from `first` to `last`."""
-    parts = min(math.ceil(runs / WINDOW_RUNS), MOST_WINDOWS)
+def split(window: Window, first: datetime | None, runs: int) -> list[Window]:
+    """The window in equal parts: about a page of runs each if their times are spread evenly, from `first` on."""
+    parts, last = min(math.ceil(runs / WINDOW_RUNS), MOST_WINDOWS), window.end or window.last
     if parts < 2 or first is None or last is None or last - first < timedelta(seconds=parts):
         return [window]
     bounds = [first + (last - first) * number / parts for number in range(1, parts)]
-    return [Window(*ends) for ends in itertools.pairwise([window.start, *bounds, window.end])]
+    return [Window(*ends, window.last) for ends in itertools.pairwise([window.start, *bounds, window.end])]
 
 
 def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901 - in one sequence
@@ -2277,10 +2224,8 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {}), "after": window.cursor}
     question = RUNS % ("" if server.options.dry_run else "config summaryMetrics")
 
-    def ask(size: int, timeout_s: float) -> Any:
-        return server.api.ask_once(question, {**variables, "first": size}, timeout_s)["project"]
-
-    answer, size = server.api.ask_for_less(ask, project.page_runs)
+    answer, size = server.api.ask_for_less(question, lambda size: {**variables, "first": size}, project.page_runs)
+    answer = answer["project"]
     project.page_runs = min(size * 4, PAGE_RUNS)
     if answer is None or answer["runs"] is None:
         raise RequestError("the project no longer exists" if answer is None else "the answer has no runs", retries=0)
@@ -2293,8 +2238,8 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     if first is None or last is None or first == last:
         # A cursor is an offset, and wrong once a run is deleted: used only for runs with the same creation time.
         return nodes, [window._replace(cursor=info["endCursor"], runs=runs)]
-    rest = Window(last, window.end)  # runs created at `last` are listed twice; keys_of() drops one
-    return nodes, split(rest, last, window.end or project.last_created, runs - len(nodes))
+    # Runs created at `last` are listed twice; keys_of() drops one.
+    return nodes, split(window._replace(start=last, cursor=None), last, runs - len(nodes))
 
 
 def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: list[Failure]) -> Run:
@@ -2327,7 +2272,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
             failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); it is stored as text"))
     notes = config.get("_wandb")
     writers = notes.get("e") if isinstance(notes, dict) else None
-    return Run(
+    row = dict(
         id=node["name"],
         name=node["displayName"] or node["name"],
         state=node["state"] or "",
@@ -2347,12 +2292,11 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         url=f"{url}/{quote(node['name'], safe='')}",
         **machine(writers.values() if isinstance(writers, dict) else (), node["commit"]),
         exported_at=now(),
-        config_json=texts["config"],
-        summary_json=texts["summaryMetrics"],
-        leaves=leaves,
-        definitions=definitions_in(config),
-        tables=tables_in(summary) if 'table-file"' in texts["summaryMetrics"] else {},
+        _config_json=texts["config"],
+        _summary_json=texts["summaryMetrics"],
     )
+    tables = tables_in(summary) if 'table-file"' in texts["summaryMetrics"] else {}
+    return Run(row, leaves, definitions_in(config), tables)
 
 
 def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -2454,45 +2398,41 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
         tables[-1].extent = (f"last {options.console_lines}",) if options.console_lines else ()
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
-        found = [
-            (run_id, *one) for page in project.pages for run_id, of_run in page.tables.items() for one in of_run.items()
-        ]
-        why = "it was logged in increments (log_mode), which are not exported"
-        project.failed += [Failure(run_id, f"table_{key}", why) for run_id, key, file in found if not file]
-        keys = {key for _, key, file in found if file}
-        taken = {name.lower() for name in names.values()}  # some file systems ignore case
+        files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
+        keys = {key for of_run in files.values() for key, file in of_run.items() if file}
+        for run_id, of_run in files.items():
+            why = "it was logged in increments (log_mode), which are not exported"
+            project.failed += [Failure(run_id, f"table_{key}", why) for key, file in of_run.items() if not file]
         for key in sorted(keys - names.keys()):
-            names[key] = logged_table_name(project, key, taken, options.output)
-            taken.add(names[key].lower())
+            name = quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
+            stem, longest = f"{project.stem}_{name}", LONGEST_STEM - len(f"{project.stem}_")
+            is_taken = name.lower() in {taken.lower() for taken in names.values()}  # some file systems ignore case
+            is_taken |= any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
+            is_taken |= owner_of(options.output / f"{stem}.parquet") not in (None, (project.entity, project.name))
+            if is_taken or len(name) > longest:
+                suffix = f"__{path_hash((key,))[:8]}"
+                name = name[: max(longest - len(suffix), len("table_"))] + suffix
+            names[key] = name
         tables += [new_table(name, key=key) for key, name in names.items()]
-    return {table.name: table for table in tables}
+    for table in tables:
+        table.is_asked = True
+        table.earlier = project.tables[table.name].earlier if table.name in project.tables else None
+    return project.tables | {table.name: table for table in tables}
 
 
-def logged_table_name(project: Project, key: str, taken: Collection[str], output: Path) -> str:
-    """The end of a W&B Table's file name; with a hash if it is too long, taken, or may belong to another project."""
-    name = quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
-    stem = f"{project.stem}_{name}"
-    is_taken = name.lower() in taken or any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
-    owner = owner_of(output / f"{stem}.parquet")
-    if len(stem) <= LONGEST_STEM and not is_taken and owner in (None, (project.entity, project.name)):
-        return name
-    suffix = f"__{path_hash((key,))[:8]}"
-    return name[: max(LONGEST_STEM - len(f"{project.stem}_{suffix}"), len("table_"))] + suffix
-
-
-def changed_runs(project: Project, table: Table) -> list[History]:
+def changed_runs(project: Project, table: Table) -> list[Wanted]:
     """The runs whose rows differ from the earlier export."""
     earlier = table.earlier
     known = earlier.marks if earlier and earlier.made_of == table.made_of else {}
     files = {run_id: of_run.get(table.key or "") for page in project.pages for run_id, of_run in page.tables.items()}
     changed = []
     about_runs = project.runs.select("id", "history_rows", "last_step", "heartbeat_at")
-    for run_id, rows, last_step, active_at in about_runs.iter_rows():
-        run = History(id=run_id, listed=rows, last_step=last_step, file=files.get(run_id) or "")
-        whole = (run.file,) if table.key is not None else (str(rows), iso(active_at) or "")
-        run.mark = (*whole, *table.extent)
-        if known.get(run_id) not in (whole, run.mark) and (run.file or table.key is None or run_id in known):
-            changed.append(run)
+    for run_id, rows, last_step, active_at in about_runs.sort("id").iter_rows():
+        file = files.get(run_id) or ""
+        whole = (file,) if table.key is not None else (str(rows), iso(active_at) or "")
+        mark = (*whole, *table.extent)
+        if known.get(run_id) not in (whole, mark) and (file or table.key is None or run_id in known):
+            changed.append(Wanted(run_id, rows, last_step, file, mark))
     return changed
 
 
@@ -2508,67 +2448,126 @@ class RowSource(NamedTuple):
     server: Server
     project: Project
     table: Table
-    folder: Path
+    folder: Path  # of the part files
+    work: Path  # for downloads
     nested: Mapping[str, Collection[KeyPath]]  # see Page
 
 
-def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:
-    """Fill in the rows of the runs that changed. After an interruption the next export uses the files in `folder`."""
+def fetch_table(server: Server, project: Project, table: Table, work: Path) -> None:
+    """Fill in the rows of the runs that changed. After an interruption the next export uses the part files."""
+    folder = work.parent / HISTORIES / project.stem / table.name
     folder.mkdir(parents=True, exist_ok=True)
-    fetched: dict[str, History] = {}
-    table.fetched = fetched
     nested = {run_id: paths for page in project.pages for run_id, paths in page.nested.items()}
-    source = RowSource(server, project, table, folder, nested)
-    stored = stored_histories(folder)
+    source = RowSource(server, project, table, folder, work, nested)
+    stored = stored_parts(folder)
     missing = []
     for run in changed_runs(project, table):
-        if facts := stored.get(stored_key(source, run)):
-            fetched[run.id] = replace(run, **facts)
+        if known := stored.get(run.key(table)):
+            table.fetched[run.id] = replace(known, mark=run.mark)
         elif run.listed == 0 if table.name == "history" else table.key is not None and not run.file:
-            fetched[run.id] = run
+            table.fetched[run.id] = History(mark=run.mark)
         else:
             missing.append(run)
     server.meter.add(histories_wanted=len(missing))
-    missing.sort(key=lambda run: run.id)  # part files hold ranges of run ids, as the history file is sorted by these
     at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
     if table.name == "console" and server.options.console_lines:
         size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
-    batches: list[list[History]] = []
+    batches: list[list[Wanted]] = []  # of neighbouring runs: part files hold ranges of run ids, as the table's file
     for run in missing:
         if not batches or len(batches[-1]) == size or sum(each.listed for each in batches[-1]) >= BATCH_ROWS:
             batches.append([])
         batches[-1].append(run)
-    side_by_side(partial(fetch_batch, source, fetched), batches, at_once)
+    side_by_side(partial(fetch_batch, source), batches, at_once)
 
 
-def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[History]) -> None:
-    """Fetch the rows of some runs, with one question for all; what cannot be fetched is a failure of the project."""
+def stored_parts(folder: Path) -> dict[str, History]:
+    """The whole histories in the part files of an interrupted export, by their keys."""
+    found: dict[str, History] = {}
+    for file in folder.glob("*.parquet"):
+        try:
+            parts, keys = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
+            stored = logged_dtypes(pl.scan_parquet(file, glob=False).collect_schema())
+            for run_id, (key, skipped) in keys.items():
+                found[key] = History(skipped={tuple(path) for path in skipped})
+                if run_id in parts:
+                    dtypes, *numbers = parts[run_id]
+                    own = {tuple(path): dtype for path, dtype in dtypes}
+                    found[key].parts = [Part(file, stored, len(parts), own, *numbers)]
+        except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
+            file.unlink()  # damaged, or of another version: its runs are fetched again
+    return found
+
+
+def fetch_batch(source: RowSource, batch: Sequence[Wanted]) -> None:
+    """Fetch the rows of some runs, with one question for all."""
     answers: dict[str, Any] = {}
     with suppress(RequestError):  # one run may cause the error: then there is a question for each
         answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
-    found = [run for run in batch if fetch_rows(source, run, answers.get(run.id))]
-    with source.server.conversions:
-        make_parts(source, found)
-    for run in batch:
-        best = run
-        if not run.problem and (run.is_short or not run.is_read):
-            # Retry once: a download may be damaged, or the server has just moved live rows into an export.
-            again = replace(run, parts=(), skipped=set(), is_read=False)
-            if fetch_rows(source, again, None):
-                make_parts(source, [again])
-            best = max(again, run, key=lambda each: (each.is_read, each.rows))
-            best.problem, best.attempts = again.problem, 2
-        if best.is_read:
-            fetched[run.id] = best
-        if best.is_short or not best.is_read:
-            had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
-            error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read; export again"
-            source.project.failed.append(Failure(run.id, unquote(source.table.name), error, best.attempts))
-    source.server.meter.add(histories=len(batch), rows=sum(run.rows for run in found))
+    found = {run.id: history for run in batch if (history := fetch_run(source, run, answers.get(run.id)))}
+    if shared := {run_id: history for run_id, history in found.items() if history.frame is not None}:
+        with source.server.conversions:
+            write_parts(shared, source.folder)
+    source.table.fetched |= found
+    source.server.meter.add(histories=len(batch), rows=sum(history.rows for history in found.values()))
 
 
-def ask_for_runs(source: RowSource, runs: Sequence[History], more: str = "") -> dict[str, Any]:
+def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
+    """The rows of a run; None if there are none. What cannot be fetched is a failure of the project."""
+    tries = 0
+    best: History | None = None
+
+    def attempt(_timeout_s: float) -> None:
+        nonlocal answer, best, tries
+        tries += 1
+        try:
+            answer = answer or ask_for_runs(source, [run])[run.id]
+            if answer is None:
+                raise RequestError("the run no longer exists on the server", status=404, retries=0)  # noqa: TRY301
+            history = read_answer(source, run, answer)
+        except RequestError as error:
+            if tries > 1 or error.status:  # signed URLs expire: ask again, for new ones
+                answer = None
+            raise
+        except DAMAGED as error:
+            answer = None
+            raise RequestError("the download is incomplete or damaged", retries=1) from error
+        best = max(history, best or history, key=lambda each: each.found)
+        if best.is_short:
+            answer = None  # the server may just have moved live rows into an export
+            raise RequestError(best.problem, retries=0 if best.problem else 1)
+
+    try:
+        source.server.storage.retry(attempt)
+    except (ScriptError, OSError):  # the folder cannot be written to: not a failure of this run alone
+        raise
+    except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
+        failure = Failure.of(error, run.id, unquote(source.table.name))
+        had = f"only {best.found:,} of {best.counted:,} rows were downloaded" if best else ""
+        why = ": ".join(filter(None, (had, failure.error)))
+        source.project.failed.append(failure._replace(error=why))
+    return best
+
+
+def read_answer(source: RowSource, run: Wanted, answer: Any) -> History:
+    """A run's rows by the server's answer, and what it refers to: as a frame, or if they are many, in a part."""
+    table = source.table
+    read: Callable[..., AnyFrame]
+    read = {"history": full_history, "console": console_rows}.get(table.name, sampled_rows)
+    read = logged_rows if table.key is not None else read
+    history, files = History(mark=run.mark, key=run.key(table)), list[Path]()
+    try:
+        rows = history.frame = read(source, run, answer, history, files)
+        if isinstance(rows, pl.LazyFrame) or rows.height * rows.width > SHARED_CELLS:
+            with source.server.conversions:
+                write_parts({run.id: history}, source.folder)
+        return history
+    finally:
+        for file in files:  # they may have many GB
+            file.unlink(missing_ok=True)
+
+
+def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> dict[str, Any]:
     """The answers to one question, by run id; None for a run that does not exist."""
     asked = {run.id: more or question_of(source, run, len(runs)) for run in runs}
     return ask_for_each(source.server, source.project, "Rows", "run(name", asked)
@@ -2585,7 +2584,7 @@ def ask_for_each(
     return {each: answer.get(name) for name, each in ids.items()}
 
 
-def question_of(source: RowSource, run: History, runs: int = 1, after: str | None = None) -> str:
+def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None = None) -> str:
     """The GraphQL fields of a run that hold its rows, for a question about this number of runs.
 
     `after` is the cursor of a page of output, empty for the first page; None: only the last lines if these suffice.
@@ -2608,91 +2607,75 @@ def question_of(source: RowSource, run: History, runs: int = 1, after: str | Non
     return f"logLines({where}) {{ {lines} }}"
 
 
-def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
-    """Fill in the run's frames. False, with the run's problem, if all attempts fail."""
-    table, tries = source.table, 0
-    read = {"history": full_history, "console": console_rows}.get(table.name, sampled_rows)
-    read = logged_rows if table.key is not None else read
+def download(source: RowSource, url: str, files: list[Path], *, last: bytes, limit: int) -> Path:
+    """A new one of the files, with what a signed URL leads to: at most `limit` bytes; complete, it ends with `last`.
 
-    def attempt(_timeout_s: float) -> None:
-        nonlocal answer, tries
-        tries += 1
-        run.drop_frames()
-        answer = answer or ask_for_runs(source, [run])[run.id]
-        if answer is None:
-            raise RequestError("the run no longer exists on the server", status=404, retries=0)
-        try:
-            read(source, run, answer)
-        except RequestError as error:
-            if tries > 1 or error.status:  # signed URLs expire: ask again, for new ones
-                answer = None
-            raise
-
-    try:
-        source.server.storage.retry(attempt)
-    except (ScriptError, OSError):  # the folder cannot be written to: not a failure of this run alone
-        raise
-    except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
-        run.drop_frames()
-        _, _, run.problem, run.attempts = Failure.of(error, run.id, table.name)
-        return False
-    return True
-
-
-def download(source: RowSource, url: str, file: IO[bytes], *, last: bytes, limit: int) -> None:
-    """Download a signed URL into `file`, at most `limit` bytes; a complete body ends with `last`.
-
-    RequestError, without the URL, if it is incomplete.
+    RequestError, without the URL, if not.
     """
     storage, end = source.server.storage, b""
+    files.append(source.work / uuid.uuid4().hex)
     try:
-        for piece in storage.pieces("GET", url, storage.timeout_s, limit):
-            file.write(piece)
-            end = (end + piece)[-10:]
+        with files[-1].open("wb") as opened:
+            for piece in storage.pieces("GET", url, storage.timeout_s, limit):
+                opened.write(piece)
+                end = (end + piece)[-10:]
     except RequestError as error:
         error.retries = error.retries or 1  # with new URLs
         raise
     if not end.rstrip().endswith(last):
         raise RequestError("the download is incomplete")
+    return files[-1]
 
 
-def full_history(source: RowSource, run: History, answer: Any) -> None:
+def full_history(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
     """Read W&B's parquet exports, then the rows that are in no export yet."""
-    for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ():
-        run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
-        with run.downloads[-1].open("wb") as file:
-            download(source, url, file, last=b"PAR1", limit=EXPORT_BYTES)
-    rows, run.problem = live_rows(source, run, answer)
+    urls = (answer["parquetHistory"] or {}).get("parquetUrls") or ()
+    rows = [pl.scan_parquet(download(source, url, files, last=b"PAR1", limit=EXPORT_BYTES), glob=False) for url in urls]
+    live, history.problem = live_rows(source, run, answer, are_all=not rows)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
-    run.counted = answer["historyLineCount"] or 0
-    most_rows = 2 * run.counted + SPARE_ROWS
-    run.frames = [export_rows(file, nested, keys, run.skipped, most_rows) for file in run.downloads]
-    if len(run.frames) > 1:  # if they overlap, the one with the newest row counts
+    history.counted = answer["historyLineCount"] or 0
+    most_rows = 2 * history.counted + SPARE_ROWS  # a small file can expand to more than fits into memory
+    exports = [export_rows(frame.head(most_rows + 1), nested, keys, history.skipped) for frame in rows]
+    if len(exports) > 1:  # if they overlap, the one with the newest row counts
         age = [pl.max("_timestamp"), pl.min("order")]
-        with suppress(*DAMAGED):  # make_parts() finds the damage, too
-            run.frames.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
-    if rows:
-        run.frames.append(rows_of_json(list(map(as_row, rows)), keys, run.skipped).lazy())
+        exports.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
+    if not exports:
+        last = rows_of_json(map(as_row, live), keys, history.skipped)
+        history.found = last.height
+        return last
+    exported: AnyFrame = pl.concat(exports, how="diagonal_relaxed")
+    with source.server.conversions:
+        if history.counted * len(exported.collect_schema()) <= BATCH_CELLS:
+            exported = exported.lazy().collect()
+        history.found = exported.lazy().select(pl.len()).collect().item()
+    if history.found > most_rows:
+        raise RequestError(f"its exports have over {most_rows:,} rows, far more than the server counts", retries=1)
+    if not live:
+        return exported
+    last = rows_of_json(map(as_row, live), keys, history.skipped)
+    again = exported.lazy().filter(pl.col("order").is_in(last["order"].implode())).select(pl.col("order").n_unique())
+    history.found += last.height - again.collect().item()
+    return pl.concat([exported.lazy(), last.lazy()], how="diagonal_relaxed")
 
 
-def sampled_rows(source: RowSource, run: History, answer: Any) -> None:
+def sampled_rows(source: RowSource, _run: Wanted, answer: Any, history: History, _files: list[Path]) -> AnyFrame:
     """Read rows of history or system metrics that the server samples."""
     rows = list(map(as_row, answer["rows"] or ()))
     if source.table.name == "history_sampled":
-        run.frames = [rows_of_json(rows, source.server.options.history_keys, run.skipped).lazy()]
-        return
+        return rows_of_json(rows, source.server.options.history_keys, history.skipped)
     # Some SDKs sent nested dicts, others the same with dots. The rows have no steps: they are numbered by time.
     rows = [{".".join(path): value for path, value in flatten(row)} for row in rows]
     frame = rows_of_json(rows, (), set()).sort("_timestamp", maintain_order=True)
-    run.frames = [frame.with_columns(pl.int_range(pl.len()).alias("order")).lazy()]
+    return frame.with_columns(order=pl.int_range(pl.len()))
 
 
-def console_rows(source: RowSource, run: History, answer: Any) -> None:
+def console_rows(source: RowSource, run: Wanted, answer: Any, _history: History, files: list[Path]) -> AnyFrame:
     """Read the lines of a run's output. Each page but the last is stored in a file: there may be millions of lines."""
     schema: dict[str, Any] = {"order": pl.Int64, **source.table.columns}
-    limit = source.server.options.console_lines
-    is_tail = limit is not None and limit <= CONSOLE_PAGE
+    limit = source.server.options.console_lines or 0  # 0: all
+    is_tail = 0 < limit <= CONSOLE_PAGE
     count, page = 0, answer["logLines"]
+    frames: list[AnyFrame] = []
     after: str | None = ""
     while after is not None:
         if page is None:
@@ -2701,7 +2684,7 @@ def console_rows(source: RowSource, run: History, answer: Any) -> None:
         asked, after = after, (info["endCursor"] or None) if info["hasNextPage"] and not is_tail else None
         if after is not None and (after == asked or not nodes):
             raise RequestError("the server repeats lines of its output without end; try again later", retries=0)
-        if is_tail and limit and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server returned fewer
+        if is_tail and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server returned fewer
             is_tail, nodes, after = False, [], ""  # read all pages instead
         columns = {
             "order": [count + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)],
@@ -2709,32 +2692,30 @@ def console_rows(source: RowSource, run: History, answer: Any) -> None:
             "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
             "text": [as_shown(node["line"]) for node in nodes],
         }
-        run.frames.append(pl.LazyFrame(columns, schema=schema))
+        frames.append(pl.DataFrame(columns, schema=schema))
         count += len(nodes)
         if after is not None:
-            run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
-            write_intermediate(run.frames[-1], run.downloads[-1])
-            run.frames[-1] = pl.scan_parquet(run.downloads[-1], glob=False)
+            files.append(source.work / uuid.uuid4().hex)
+            write_intermediate(frames[-1], files[-1])
+            frames[-1] = pl.scan_parquet(files[-1], glob=False)
             page = (ask_for_runs(source, [run], question_of(source, run, after=after))[run.id] or {}).get("logLines")
-    if limit is not None and count > limit:
-        run.frames = [pl.concat(run.frames).tail(limit)]
+    rows = pl.concat([frame.lazy() for frame in frames]) if len(frames) > 1 else frames[0]
+    return rows.tail(limit) if 0 < limit < count else rows
 
 
-def logged_rows(source: RowSource, run: History, answer: Any) -> None:
+def logged_rows(source: RowSource, run: Wanted, answer: Any, _history: History, files: list[Path]) -> AnyFrame:
     """Read the file of a W&B Table."""
     if answer["files"] is None:
         raise RequestError("the answer has no files", status=200, retries=1)
     urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    with tempfile.SpooledTemporaryFile(TABLE_HELD_BYTES, dir=str(source.folder)) as file:
-        download(source, urls[0], file, last=b"}", limit=TABLE_BYTES)
-        file.seek(0)
-        try:
-            with source.server.conversions:
-                run.frames = [table_rows(file.read()).lazy()]
-        except ValueError as error:
-            raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+    file = download(source, urls[0], files, last=b"}", limit=TABLE_BYTES)
+    try:
+        with source.server.conversions:
+            return table_rows(file.read_bytes())
+    except ValueError as error:
+        raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
@@ -2757,8 +2738,8 @@ def table_rows(content: bytes) -> pl.DataFrame:
     return pl.DataFrame(list(series.values()))
 
 
-def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], str]:
-    """The rows that are in no export yet, as JSON, and why rows are missing, if so.
+def live_rows(source: RowSource, run: Wanted, answer: Any, *, are_all: bool) -> tuple[list[str], str]:
+    """The rows that are in no export yet, as JSON, and why rows are missing, if so. `are_all`: there are no exports.
 
     A question covers a range of steps with some thousand rows. It asks for more samples than there are rows, so that
     none is left out.
@@ -2769,10 +2750,16 @@ def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], 
     ranges = [(some[0], some[-1] + 1) for some in chunks(steps, LIVE_ROWS_A_QUESTION)]
     counted = answer["historyLineCount"] or 0
     rows: list[str] = []
+
+    def asked(start: int, size: int) -> dict[str, Any]:
+        # A row may be in an export and in the live tail, and a step may have many rows.
+        samples = min(2 * max(size, LIVE_ROWS_A_QUESTION), MOST_SAMPLES)
+        return {**project.place, "run": run.id, "min": start, "max": start + size, "samples": samples}
+
     try:
         if counted > MOST_LIVE_ROWS:
             return [], f"the server counts {counted:,} rows, too many to ask for"
-        if counted and not run.downloads and not steps:  # a server without exports: all rows are live
+        if counted and are_all and not steps:
             keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
             end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
             width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
@@ -2780,15 +2767,8 @@ def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], 
         for first, end in ranges:
             start = first
             while start < end:
-
-                def ask(size: int, timeout_s: float, start: int = start) -> Any:
-                    # A row may be in an export and in the live tail, and a step may have many rows.
-                    samples = min(2 * max(size, LIVE_ROWS_A_QUESTION), MOST_SAMPLES)
-                    variables = {"run": run.id, "min": start, "max": start + size, "samples": samples}
-                    return server.api.ask_once(LIVE_ROWS, {**project.place, **variables}, timeout_s)["project"]
-
-                found, size = server.api.ask_for_less(ask, end - start)
-                rows += ((found or {}).get("run") or {}).get("history") or ()
+                found, size = server.api.ask_for_less(LIVE_ROWS, partial(asked, start), end - start)
+                rows += ((found["project"] or {}).get("run") or {}).get("history") or ()
                 start += size
     except RequestError as error:
         return rows, str(error)
@@ -2801,135 +2781,47 @@ def as_row(live: object) -> Mapping[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-# --- the server: fetched rows to parts ------------------------------------------------------------------------
-
-
-def make_parts(source: RowSource, runs: Sequence[History]) -> None:
-    """Write the fetched rows of runs to one part file. Runs with unreadable downloads stay as they are."""
-    owners = [run.id for run in runs for _ in run.frames]
-    frames = [
-        frame.with_columns(run_id=pl.lit(run.id), frame=pl.lit(number >= len(run.downloads)))  # True: live rows
-        for run in runs
-        for number, frame in enumerate(run.frames)
-    ]
-    parts: dict[str, Part] = {}
-    try:
-        logged = [logged_dtypes(frame.collect_schema()) for frame in frames]
-        dtypes = widest_dtypes(logged)
-        by_run: defaultdict[str, list[Mapping[KeyPath, str]]] = defaultdict(list)
-        for number, (run_id, have) in enumerate(zip(owners, logged, strict=True)):
-            casts = [cast_logged(path, dtype, dtypes[path]) for path, dtype in have.items() if dtype != dtypes[path]]
-            frames[number] = frames[number].with_columns(casts)
-            by_run[run_id].append(have)
-        if frames:
-            rows = pl.concat(frames, how="diagonal")
-            is_held = not any(run.downloads for run in runs)  # in memory, in many pieces
-            is_console = source.table.name == "console"
-            if is_held or (not is_console and rows.select(pl.len()).collect().item() * len(dtypes) <= BATCH_CELLS):
-                rows = rows.collect().lazy()
-            parts = write_part(rows, source.folder, {run_id: widest_dtypes(each) for run_id, each in by_run.items()})
-    except DAMAGED:
-        for run in runs if len(runs) > 1 else ():  # one of them, maybe: each by itself
-            make_parts(source, [run])
-        return
-    finally:
-        for run in runs:
-            run.drop_frames()
-    for run in runs:
-        run.parts, run.is_read = [parts[run.id]] if run.id in parts else [], True
-    store_histories(source, runs)
-
-
-def stored_key(source: RowSource, run: History) -> str:
-    """A key that changes whenever a run's rows may change."""
-    project, table = source.project, source.table
-    place = (source.server.api.base_url, project.entity, project.name)
-    return path_hash((*place, run.id, *run.mark, *table.made_of))
-
-
-def store_histories(source: RowSource, runs: Sequence[History]) -> None:
-    """Write the facts about histories beside their part file, for the next export after an interruption."""
-    facts: dict[str, dict[str, object]] = {}
-    for run in runs:
-        parts = [{**vars(part), "file": "", "stored": (), "dtypes": [*part.dtypes.items()]} for part in run.parts]
-        if not run.is_short:
-            facts[stored_key(source, run)] = {"parts": parts, "skipped": [*run.skipped], "counted": run.counted}
-    files = [part.file for run in runs for part in run.parts]
-    if files:
-        files[0].with_suffix(".json").write_text(json.dumps(facts), "utf-8")
-
-
-def stored_histories(folder: Path) -> dict[str, dict[str, Any]]:
-    """The facts about the finished histories of an interrupted export, by their `stored_key`."""
-    stored: dict[str, dict[str, Any]] = {}
-    for unfinished in folder.glob("*.download"):
-        unfinished.unlink()
-    for file in folder.glob("*.parquet"):
-        try:
-            about = {"file": file, "stored": logged_dtypes(pl.scan_parquet(file, glob=False).collect_schema())}
-            for key, facts in json.loads(file.with_suffix(".json").read_text("utf-8")).items():
-                for part in facts["parts"]:
-                    part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
-                parts = [Part(**part) for part in facts["parts"]]
-                skipped = {tuple(path) for path in facts["skipped"]}
-                stored[key] = {"parts": parts, "skipped": skipped, "counted": facts["counted"]}
-        except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
-            file.unlink()  # damaged, or of another version: its runs are fetched again
-    return stored
-
-
-def export_rows(  # noqa: C901 - each kind of column in turn
-    file: Path, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath], most_rows: int
+def export_rows(
+    rows: pl.LazyFrame, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath]
 ) -> pl.LazyFrame:
     """The clocks and numbers of one of W&B's parquet exports; keys of other things are added to `skipped`.
 
     A struct becomes one column per field. A dotted name is a nested path if the summary nests it so, and if there is no
-    struct with the name before its first dot. RequestError if the file is unreadable, or has more than `most_rows`
-    rows: a small file can expand to more than fits into memory.
+    struct with the name before its first dot.
     """
-    try:
-        rows = pl.scan_parquet(file, glob=False)
-        height = rows.select(pl.len()).collect().item()
-        if height > most_rows:
-            raise RequestError(f"an export has {height:,} rows, far more than the server counts", retries=1)
-        schema = rows.collect_schema()
-        # By selectors and numbers, as polars takes `*` and `^…$` for patterns.
-        leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), cs.by_name(name), t) for name, t in schema.items()]
-        columns: dict[KeyPath, pl.Expr] = {
-            ("_step",): pl.col("_step").cast(pl.Int64),
-            ("_runtime",): pl.lit(None, dtype=pl.Float64),
-            ("_timestamp",): pl.lit(None, dtype=pl.Float64),
-        }
-        by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
-        media = {name.removesuffix("._type") for name in schema if name.endswith("._type")}
-        for path, column, dtype in leaves:  # which grows while structs are taken apart
-            path = by_name.get(path[0], path) if len(path) == 1 else path  # noqa: PLW2901
-            top = path[0].partition(".")[0]
-            if isinstance(dtype, pl.Struct) and not any(f.name == "_type" for f in dtype.fields):
-                fields_ = column.struct.rename_fields([str(number) for number in range(len(dtype.fields))]).struct
-                leaves += [((*path, f.name), fields_.field(str(n)), f.dtype) for n, f in enumerate(dtype.fields)]
-            elif is_private(path):
-                skipped.add(path[:1])
-            elif path == ("_step",):
-                continue
-            elif path in CLOCKS:
-                columns[path] = column.cast(pl.Float64, strict=False)
-            elif not is_wanted(path, keys):
-                continue
-            elif top in media and path[0] != top:
-                skipped.add((top,))
-            elif dtype.is_numeric() or dtype == pl.Boolean:
-                is_whole = (dtype.is_integer() or dtype == pl.Boolean) and dtype not in (pl.UInt64, pl.Int128)
-                columns[path] = column.cast(pl.Int64 if is_whole else pl.Float64)
-            else:  # texts may spell non-finite numbers
-                number = pl.lit(None)
-                if dtype == pl.String:
-                    number = column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
-                values, numbers = rows.select(column.count(), number.count().alias("numbers")).collect().row(0)
-                skipped |= {path} if values > numbers else set()
-                columns |= {path: number} if numbers else {}
-    except DAMAGED as error:
-        raise RequestError("the download is incomplete or damaged", retries=1) from error
+    schema = rows.collect_schema()
+    # By selectors and numbers, as polars takes `*` and `^…$` for patterns.
+    leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), cs.by_name(name), t) for name, t in schema.items()]
+    columns: dict[KeyPath, pl.Expr] = dict.fromkeys(CLOCKS, pl.lit(None, dtype=pl.Float64))
+    columns[("_step",)] = pl.col("_step").cast(pl.Int64)
+    by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
+    media = {name.removesuffix("._type") for name in schema if name.endswith("._type")}
+    for path, column, dtype in leaves:  # which grows while structs are taken apart
+        path = by_name.get(path[0], path) if len(path) == 1 else path  # noqa: PLW2901
+        top = path[0].partition(".")[0]
+        if isinstance(dtype, pl.Struct) and not any(f.name == "_type" for f in dtype.fields):
+            fields_ = column.struct.rename_fields([str(number) for number in range(len(dtype.fields))]).struct
+            leaves += [((*path, f.name), fields_.field(str(n)), f.dtype) for n, f in enumerate(dtype.fields)]
+        elif is_private(path):
+            skipped.add(path[:1])
+        elif path == ("_step",):
+            continue
+        elif path in CLOCKS:
+            columns[path] = column.cast(pl.Float64, strict=False)
+        elif not is_wanted(path, keys):
+            continue
+        elif top in media and path[0] != top:
+            skipped.add((top,))
+        elif dtype.is_numeric() or dtype == pl.Boolean:
+            is_whole = (dtype.is_integer() or dtype == pl.Boolean) and dtype not in (pl.UInt64, pl.Int128)
+            columns[path] = column.cast(pl.Int64 if is_whole else pl.Float64)
+        else:  # texts may spell non-finite numbers
+            number = pl.lit(None)
+            if dtype == pl.String:
+                number = column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
+            values, numbers = rows.select(column.count(), number.count().alias("numbers")).collect().row(0)
+            skipped |= {path} if values > numbers else set()
+            columns |= {path: number} if numbers else {}
     return rows.select(column.alias(CLOCKS.get(path) or column_key(path)) for path, column in columns.items())
 
 
@@ -2960,12 +2852,11 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     if not project.windows and not plan(server, project):
         raise RequestError(f"there is no project {project.path}", retries=0)
     list_runs(server, project, work)
-    for name, table in tables_asked(project, options).items():
-        table.earlier = project.tables[name].earlier if name in project.tables else None
-        project.tables[name] = table
-        if not options.dry_run:
-            fetch_table(server, project, table, work.parent / HISTORIES / project.stem / name)
-        elif name == "history":
+    project.tables = tables_asked(project, options)
+    for name, table in project.tables.items():
+        if table.is_asked and not options.dry_run:
+            fetch_table(server, project, table, work)
+        elif table.is_asked and name == "history":
             project.planned_rows = sum(run.listed for run in changed_runs(project, table))
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
@@ -3083,14 +2974,11 @@ def tables_in(summary: Mapping[str, object]) -> dict[str, str]:
     found: dict[str, str] = {}
     inner: list[tuple[KeyPath, object]] = [((key,), value) for key, value in summary.items()]
     for path, value in inner:  # which grows by what nested dicts hold
-        if not isinstance(value, dict):
-            continue
-        file = value.get("path")
-        if "_type" not in value:
+        if isinstance(value, dict) and "_type" not in value:
             inner += [((*path, key), below) for key, below in value.items()]
-        elif value["_type"] in TABLE_TYPES and isinstance(file, str) and not Path(file or "/").is_absolute():
+        elif isinstance(value, dict) and value["_type"] in TABLE_TYPES and isinstance(file := value.get("path"), str):
             key = ".".join(path)
-            if ".." not in re.split(r"[/\\]", file):
+            if not {"", ".."} & {*re.split(r"[/\\]", file)}:  # it is a path below the run's folder
                 file = file if value["_type"] == "table-file" else ""
                 found[f"{key}__{path_hash(path)[:8]}" if key in found else key] = file
     return found
@@ -3135,49 +3023,42 @@ def storable(text: str) -> str:
 # --- runs: pages of columns -----------------------------------------------------------------------------------
 
 
-def leaf_columns(rows: Iterable[Iterable[tuple[KeyPath, Scalar]]]) -> dict[KeyPath, list[Scalar]]:
-    """The leaves of rows by path: a list with the value of each row, None where it lacks the path."""
-    columns: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
-    number = -1
-    for number, leaves in enumerate(rows):
-        for path, value in leaves:
-            column = columns[path]
-            if len(column) < number:
-                column.extend([None] * (number - len(column)))
-            column.append(value)
-    for column in columns.values():
-        column.extend([None] * (number + 1 - len(column)))
-    return dict(columns)
-
-
-def identity_schema() -> dict[str, Any]:
+def run_schema() -> dict[str, Any]:
     """The first columns of every runs file, in order, with their dtypes."""
-    dtypes: dict[str, Any] = dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
+    names = "id name state entity project created_at heartbeat_at runtime_s last_step history_rows tags group job_type"
+    names += " sweep user notes commit url host os python command gpu gpu_count exported_at"
+    dtypes: dict[str, Any] = dict.fromkeys(names.split(), pl.String)
+    dtypes |= dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
     dtypes |= dict.fromkeys(("last_step", "history_rows", "gpu_count"), pl.Int64)
-    dtypes |= {"runtime_s": pl.Float64, "tags": pl.List(pl.String)}
-    names = [f.name for f in fields(Run)]
-    return {name: dtypes.get(name, pl.String) for name in names[: names.index("config_json")]}
+    return dtypes | {"runtime_s": pl.Float64, "tags": pl.List(pl.String)}
 
 
 def write_page(runs: Iterable[Run], work: Path) -> Page:
     """Write runs to a page with typed columns, sorted like the runs file. Pages do not depend on each other."""
-    runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
-    columns = leaf_columns(run.leaves for run in runs)
+    runs = sorted(runs, key=lambda run: (run.row["created_at"] or EPOCH, run.row["id"]))
+    columns: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
+    for number, run in enumerate(runs):
+        for path, value in run.leaves:
+            resize(columns[path], number)
+            columns[path].append(value)
     nested: dict[str, frozenset[KeyPath]] = {}
     if any(path[0] == METRIC and len(path) > 2 for path in columns):
         shared: dict[frozenset[KeyPath], frozenset[KeyPath]] = {}  # each set once, though thousands of runs have it
         for run in runs:
             paths = frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2)
-            nested[run.id] = shared.setdefault(paths, paths)
+            nested[run.row["id"]] = shared.setdefault(paths, paths)
 
-    schema = identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String}
-    data = {name: [getattr(run, name.removeprefix("_")) for run in runs] for name in schema if name != "tags"}
-    data = {name: [storable(v) if isinstance(v, str) else v for v in values] for name, values in data.items()}
-    data["tags"] = [[storable(tag) for tag in run.tags or ()] for run in runs]
+    schema = run_schema() | dict.fromkeys(TEXTS, pl.String)
+    data: dict[str, list[Any]] = {name: [run.row[name] for run in runs] for name in schema}
+    for name, dtype in schema.items():
+        if dtype == pl.String:
+            data[name] = [storable(text) if text else text for text in data[name]]
+    data["tags"] = [[storable(tag) for tag in tags or ()] for tags in data["tags"]]
     table = pl.DataFrame(data, schema=schema)
     kinds: dict[KeyPath, str] = {}
     flattened = []
     for path, values in columns.items():
+        resize(values, len(runs))
         types_found = set(map(type, values)) - {type(None)}
         series = settled_series(column_key(path), values)
         kinds[path] = str(series.dtype) if types_found else "Null"
@@ -3190,14 +3071,14 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
     file = work / f"{uuid.uuid4().hex}.parquet"
     write_intermediate(table.hstack(flattened), file)
     definitions = frozenset(definition for run in runs for definition in run.definitions)
-    text_bytes = sum(len(run.config_json) + len(run.summary_json) for run in runs)
-    tables = {run.id: run.tables for run in runs if run.tables}
+    text_bytes = sum(len(run.row[name]) for run in runs for name in TEXTS)
+    tables = {run.row["id"]: run.tables for run in runs if run.tables}
     return Page(file, table.select(KEYS), kinds, nested, tables, definitions, text_bytes)
 
 
 def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
     """KEYS of all pages' runs, each run once, with the numbers of its `page` and of its `row` there."""
-    schema = {"row": pl.UInt32} | {name: identity_schema()[name] for name in KEYS} | {"page": pl.Int32}
+    schema = {"row": pl.UInt32} | {name: run_schema()[name] for name in KEYS} | {"page": pl.Int32}
     numbered = [page.keys.with_row_index("row").with_columns(page=pl.lit(number)) for number, page in enumerate(pages)]
     keys = pl.concat([pl.DataFrame(schema=schema), *numbered])
     return keys.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
@@ -3209,11 +3090,11 @@ def write_runs(
     """Write the runs file: one scan over the pages, their columns cast and renamed."""
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
-    runs = runs.sort("created_at", "id")
     dtypes: dict[KeyPath, Any] = {}  # of the flattened columns: each holds the values of all pages
     settled: dict[KeyPath, pl.Series] = {}  # columns whose dtypes do not fit together: the values of all pages
     for path, dtype in sorted(widest_dtypes(page.kinds for page in pages).items()):
         kinds = {page.kinds.get(path, "Null") for page in pages} - {"Null"}
+        dtypes[path] = pl.String if dtype == "Null" or MIXED in kinds else getattr(pl, dtype)
         if MIXED in kinds or (dtype == "String" and len(kinds) > 1):
             values: list[Scalar] = []
             for page in pages:
@@ -3223,8 +3104,6 @@ def write_runs(
                 values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
             settled[path] = settled_series(column_key(path), values)
             dtypes[path] = settled[path].dtype
-        else:
-            dtypes[path] = getattr(pl, dtype) if kinds else pl.String
 
     starts = [0, *itertools.accumulate(page.keys.height for page in pages)]
     order = runs["page"].rle().struct.field("value").to_list()
@@ -3240,11 +3119,11 @@ def write_runs(
             files.append(work / f"{uuid.uuid4().hex}.parquet")
             write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
     flat = sorted((names[path], path) for path in dtypes)
-    texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
-    rows_ = scan_files(files, identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts)
+    texts = dict.fromkeys(TEXTS, pl.String)
+    rows_ = scan_files(files, run_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts)
     columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
     about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
-    rows_.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
+    rows_.select(*run_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
 
 
 def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
@@ -3292,11 +3171,11 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
     tables = project.tables.values()
     for table in tables:
         before = table.earlier.rows.keys() if table.earlier else set()
-        table.staying = (before & set(ids) if prune or table.fetched is not None else before) - table.histories.keys()
+        table.staying = (before & set(ids) if prune or table.is_asked else before) - table.fetched.keys()
         stays = [table.earlier] if table.earlier and table.staying else []
-        table.skipped = {".".join(path) for history in table.histories.values() for path in history.skipped}
+        table.skipped = {".".join(path) for history in table.fetched.values() for path in history.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
-        fetched = [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
+        fetched = [part.dtypes for _, history in sorted(table.fetched.items()) for part in history.parts]
         sources = [dtypes_of_rows(earlier, table, set().union(*fetched)) for earlier in stays] + fetched
         table.dtypes = {path: "String" if dtype == "Null" else dtype for path, dtype in widest_dtypes(sources).items()}
         if table.prefix == METRIC:
@@ -3334,9 +3213,8 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
     order = {"order": table.order} if table.order else {}
     place = {"entity": pl.lit(project.entity), "project": pl.lit(project.name)}
     logged = [pl.col(column_key(path)).alias(name) for name, path in columns]
-    rows = scan_parts(table).with_columns(**place).rename(order)
     keys = ["run_id", "entity", "project", *order.values(), *table.columns]
-    rows = rows.select(*keys, *logged)
+    rows = scan_parts(table).with_columns(**place).rename(order).select(*keys, *logged)
     if earlier and table.staying:
         stays = pl.scan_parquet(earlier.file, glob=False)
         if table.staying != earlier.rows.keys():
@@ -3348,12 +3226,12 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
                 column = cast_logged(path, earlier.dtypes[path], table.dtypes[path], earlier.columns[path])
             known.append(column.alias(name))
         stays = stays.select(*keys, *known)
-        rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.histories.values()) else stays
-    marks = {run_id: one.mark for run_id, one in table.histories.items() if one.mark and not one.is_short}
-    made_of = table.made_of if table.fetched is not None or not earlier else earlier.made_of
+        rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.fetched.values()) else stays
+    marks = {run_id: one.mark for run_id, one in table.fetched.items() if one.mark and not one.is_short}
+    made_of = table.made_of if table.is_asked or not earlier else earlier.made_of
     if earlier and earlier.made_of == made_of:
         # Runs without rows have marks, too: otherwise every export would ask for them again.
-        asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.histories.keys())
+        asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.fetched.keys())
         marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
     about = {} if table.key is None else {TABLE_KEY: storable(table.key)}
     histories = {"keys": made_of, "runs": marks, "skipped": sorted(table.skipped)}
@@ -3366,46 +3244,44 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
 def scan_parts(table: Table) -> pl.LazyFrame:
     """The rows of all parts, sorted by run and order. Columns as in Part, with the table's dtypes."""
     parts: defaultdict[Path, dict[str, Part]] = defaultdict(dict)  # by file, the part of each run
-    for run_id, history in sorted(table.histories.items()):
+    for run_id, history in sorted(table.fetched.items()):
         for part in history.parts:
             parts[part.file][run_id] = part
-    one_of = {file: next(iter(of_runs.values())) for file, of_runs in parts.items()}  # all state the same of their file
-    odd = {  # by file: columns that a scan cannot cast by itself, with the file's dtypes
-        file: frozenset(
-            (path, dtype)
-            for path, dtype in part.stored.items()
-            if dtype != (wanted := table.dtypes.get(path, dtype)) and (dtype, wanted) != ("Int64", "Float64")
-        )
-        for file, part in one_of.items()
-    }
+    schema = {"run_id": pl.String, "order": pl.Int64, **table.columns}
+    schema |= {column_key(path): getattr(pl, dtype) for path, dtype in table.dtypes.items()}
 
-    def scan(files: Sequence[Path], run_ids: Collection[str] = ()) -> pl.LazyFrame:
-        """The rows of files with the same `odd` columns; only of some runs, if other runs' values do not fit."""
-        stored = dict(odd[files[0]]) if files else {}
-        logged = {column_key(path): getattr(pl, stored.get(path, dtype)) for path, dtype in table.dtypes.items()}
-        rows = scan_files(files, {"run_id": pl.String, "order": pl.Int64, **table.columns, **logged})
-        rows = rows.filter(pl.col("run_id").is_in(list(run_ids))) if run_ids else rows
-        return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in stored.items())
+    def odd(file: Path) -> dict[KeyPath, str]:
+        """The file's columns that a scan cannot cast by itself, with their dtypes there."""
+        stored = next(iter(parts[file].values())).stored
+        pairs = ((path, dtype, table.dtypes.get(path, dtype)) for path, dtype in stored.items())
+        return {path: have for path, have, want in pairs if have != want and (have, want) != ("Int64", "Float64")}
+
+    def scan(files: Sequence[Path]) -> pl.LazyFrame:
+        """The rows of one file that are wanted, or of files with the same odd columns that hold nothing else."""
+        casts = odd(files[0]) if files else {}
+        rows = scan_files(files, schema | {column_key(path): getattr(pl, dtype) for path, dtype in casts.items()})
+        if len(files) == 1:  # other runs, whose values may not fit, may share it
+            rows = rows.filter(pl.col("run_id").is_in([*parts[files[0]]]))
+        return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in casts.items())
 
     groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
     reached = ("", 0)  # run id, and order
     for file, of_runs in parts.items():
         ends = [(run_id, order) for run_id, part in of_runs.items() for order in (part.first, part.last)]
-        if groups and min(ends) < reached:
-            groups[-1].append(file)
-        else:
-            groups.append([file])
+        groups += [] if groups and min(ends) < reached else [[]]
+        groups[-1].append(file)
         reached = max(reached, *ends)
-    scans: list[pl.LazyFrame] = []
-    rows_of = {file: sum(part.rows for part in of_runs.values()) for file, of_runs in parts.items()}
-    is_plain = {file: not more and rows_of[file] == one_of[file].file_rows for file, *more in groups}
-    for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
-        if is_whole:  # one scan of many files is far cheaper than many scans
-            scans.append(scan([files[0] for files in alike]))
-            continue
-        for files in alike:  # other runs share the files
-            rows = pl.concat([scan([file], parts[file]) for file in files])
-            scans.append(rows if len(files) == 1 else rows.sort("run_id", "order"))
+
+    def kind(files: list[Path]) -> object:
+        is_plain = len(files) == 1 and len(parts[files[0]]) == next(iter(parts[files[0]].values())).runs
+        return odd(files[0]) if is_plain else files
+
+    scans = []
+    for _, (group, *others) in itertools.groupby(groups, kind):
+        if len(group) == 1:  # one scan of many files is far cheaper than many scans
+            scans.append(scan([*group, *(file for files in others for file in files)]))
+        else:
+            scans.append(pl.concat([scan([file]) for file in group]).sort("run_id", "order"))
     return pl.concat(scans) if scans else scan([])
 
 
@@ -3427,14 +3303,13 @@ def find_earlier(project: Project, output: Path) -> None:
             schema = rows.collect_schema()
             counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
             columns = {tuple(path): column for column, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
-            dtypes = {path: str(schema[column]) for path, column in columns.items() if column in schema}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
             newest = max(newest, json.loads(metadata.get(SOURCE_KEY, "{}")).get("exported_at", ""))
             found[name] = Earlier(
                 file,
                 rows=dict(counts.collect().iter_rows()),
                 columns=columns,
-                dtypes=dtypes,
+                dtypes={path: str(schema[column]) for path, column in columns.items() if column in schema},
                 facts=json.loads(metadata.get(METRICS_KEY, "{}")),
                 made_of=tuple(histories.get("keys", ())),
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
@@ -3572,8 +3447,7 @@ def drop_shorter(project: Project, before: Mapping[str, int], headless: set[str]
     shorter = set(fuller)
     for table in project.tables.values():
         had, marks = (table.earlier.rows, table.earlier.marks) if table.earlier else ({}, {})
-        fetched = table.fetched or {}
-        for run_id, history in [*fetched.items()]:
+        for run_id, history in [*table.fetched.items()]:
             # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
             is_cut = run_id in (project.cut if table.key is None else fuller)
             is_sample = table.extent or (table.name == "system" and history.mark)  # offline, system metrics are whole
@@ -3583,7 +3457,7 @@ def drop_shorter(project: Project, before: Mapping[str, int], headless: set[str]
                 shorter |= set() if is_sample else {run_id}
                 if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:
                     table.outdated.append(run_id)
-                del fetched[run_id]
+                del table.fetched[run_id]
     project.kept_fuller = sorted(shorter)
     return fuller
 
@@ -3593,15 +3467,14 @@ def stored_pages(file: Path, ids: Collection[str], work: Path) -> list[Page]:
     pages: list[Page] = []
     try:
         rows = pl.scan_parquet(file, glob=False)
-        identity = [name for name in identity_schema() if name in rows.collect_schema()]
+        columns = [*(name for name in run_schema() if name in rows.collect_schema()), *TEXTS]
         for start in range(0, shape_of(file)[0], PAGE_RUNS):
-            some = rows.slice(start, PAGE_RUNS).filter(pl.col("id").is_in(list(ids)))
+            some = rows.slice(start, PAGE_RUNS).filter(pl.col("id").is_in(list(ids))).select(columns).collect()
             runs = []
-            for row in some.select(*identity, "_config_json", "_summary_json").collect().iter_rows(named=True):
-                texts = {name: row.pop(f"_{name}") for name in ("config_json", "summary_json")}
-                config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
+            for row in some.iter_rows(named=True):
+                config, summary = (tree if isinstance(tree := json.loads(row[text]), dict) else {} for text in TEXTS)
                 leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
-                runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
+                runs.append(Run(dict.fromkeys(run_schema()) | row, leaves))
             pages += [write_page(runs, work)] if runs else []
     except (*DAMAGED, ValueError, TypeError) as error:
         raise unreadable(file, error) from error
@@ -3611,7 +3484,7 @@ def stored_pages(file: Path, ids: Collection[str], work: Path) -> list[Page]:
 def metadata_document(project: Project, options: Options, about: Mapping[str, object]) -> dict[str, object]:
     """The content of metadata.json."""
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
-    written = next((table.rows for table in asked if table.fetched is not None), {})
+    written = next((table.rows for table in asked if table.is_asked), {})
     rows = {run_id: written[run_id] for run_id in project.runs["id"] if run_id in written}  # not of runs only kept
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
@@ -3761,15 +3634,14 @@ def verify(folder: Path, options: Options, say: Say) -> int:
     partial: list[str] = []
     for export in exports:
         about: dict[str, str | None] = {"entity": None, "project": None}
-        try:
+        problems: dict[str, str | None] = {}
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
             document = json.loads(export.read_text("utf-8"))
             about |= {name: document[name] for name in about}
             listed = {Path(facts["name"]).name: facts for facts in document["files"]}
             problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()}
             if document.get("failed"):
                 partial.append(export.name)
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            problems = {}
         problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
     # Files, and the stems of damaged metadata.
@@ -3836,7 +3708,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         if options.include_history or options.offline:
             line += f", {counted(history_rows, 'history row')}{'' if project.planned_rows is None else ' to download'}"
         history = project.tables.get("history")
-        if same := len(history.staying & {*project.runs["id"]} if history and history.fetched is not None else ()):
+        if same := len(history.staying & {*project.runs["id"]} if history and history.is_asked else ()):
             line += f" ({counted(same, 'run')} unchanged)"
         line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
         paths = [str(options.output / str(file["name"])) for file in project.files]
@@ -3900,7 +3772,7 @@ def changes_of(project: Project, options: Options) -> str:
             continue
         known = earlier.marks.keys() if earlier.made_of == table.made_of else set()  # these had the same metrics before
         lacking = sorted(path for path in earlier.columns if not is_wanted(path, options.history_keys))
-        if lacking and (earlier.rows.keys() & table.histories.keys()) - known:
+        if lacking and (earlier.rows.keys() & table.fetched.keys()) - known:
             some = first_of([".".join(path) for path in lacking])
             line += f"; removed from the {table.name}, because they were not asked for this time: {some}"
     return line
@@ -3987,10 +3859,10 @@ class Meter:
         """Add to the counts of what is done, and of what is to do (`runs_wanted`, `histories_wanted`); show them."""
         with self.lock:
             self.counts.update(counts)
-            elapsed_s = time.monotonic() - self.started
             if self.quiet or not (self.status or time.monotonic() - self.last_line > PLAIN_LINE_S):
                 return
-            parts, left_s = [], 0.0
+            self.last_line = time.monotonic()
+            elapsed_s, left_s, parts = self.last_line - self.started, 0.0, []
             for what in ("runs", "histories"):
                 done, wanted = self.counts[what], self.counts[f"{what}_wanted"]
                 if wanted:
@@ -4000,11 +3872,8 @@ class Meter:
                 parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
             if left_s and elapsed_s >= PLAIN_LINE_S / 2:
                 parts.append(f"about {left_s:,.0f} s left")
-            if self.status:
-                self.status.update(", ".join(parts))
-            else:
-                self.last_line = time.monotonic()
-                tell(", ".join(parts))
+            show_line = self.status.update if self.status else tell
+            show_line(", ".join(parts))
 
 
 def show(text: str) -> None:
@@ -4266,10 +4135,9 @@ def export_project(
             write_project(project, options, source, work)
             stored = work.parent / HISTORIES / project.stem
             for table in project.tables.values() if server else ():  # offline, projects share part files
-                for file in {part.file for history in table.histories.values() for part in history.parts}:
+                for file in {part.file for history in table.fetched.values() for part in history.parts}:
                     file.unlink(missing_ok=True)
-                    file.with_suffix(".json").unlink(missing_ok=True)
-                if table.fetched is not None and project.all_ids is not None:  # else others wait for a later export
+                if table.is_asked and project.all_ids is not None:  # else others wait for a later export
                     shutil.rmtree(stored / table.name, ignore_errors=True)
             with suppress(OSError):  # not empty
                 stored.rmdir()

@@ -258,7 +258,7 @@ def config_and_summary(data: bytes) -> None:
     if isinstance(config, dict) and "config" not in wrong:
         config = {key: value["value"] if is_wrapped(value) else value for key, value in config.items()}
         config = {key: value for key, value in config.items() if key not in ("_wandb", "wandb_version")}
-        assert json.loads(run.config_json, parse_constant=no_json) == strict(config)
+        assert json.loads(run.row["_config_json"], parse_constant=no_json) == strict(config)
     if isinstance(summary, dict) and "summaryMetrics" not in wrong:
         ours = {path[1:]: value for path, value in run.leaves if path[0] == "metric_"}
         truth = plain_numbers(summary)
@@ -348,10 +348,11 @@ def downloaded_history(data: bytes) -> None:
         except Exception:  # noqa: BLE001
             return
         skipped: set = set()
-        rows = export_runs.export_rows(place / "part.download", [("val", "acc")], (), skipped, 1_000_000)
-        rows = rows.with_columns(run_id=pl.lit("a"), frame=pl.lit(0))
-        parts = export_runs.write_part(rows, place, {"a": export_runs.logged_dtypes(rows.collect_schema())})
-        ours = pl.read_parquet(parts["a"].file) if parts else pl.DataFrame()
+        scan = pl.scan_parquet(place / "part.download", glob=False)
+        rows = export_runs.export_rows(scan, [("val", "acc")], (), skipped)
+        history = export_runs.History(frame=rows)
+        export_runs.write_parts({"a": history}, place)
+        ours = pl.read_parquet(history.parts[0].file) if history.parts else pl.DataFrame()
     for name, dtype in frame.schema.items():
         if (dtype.is_integer() or dtype.is_float() or dtype == pl.Boolean) and name[:1] != "_" and "." not in name:
             kept = ours[export_runs.column_key((name,))]
