@@ -550,8 +550,8 @@ def test_statistics_equal_plain_python(rows: list[tuple[str | None, float | None
     )
     runs = analyze_runs.Runs(frame.lazy(), frame.schema)
     metric = analyze_runs.Metric("m", "m", goal, "as given")
-    study = analyze_runs.Study(runs, runs, runs, ["g"], ["g"], [metric])
-    table = analyze_runs.groups(study, metric, analyze_runs.parse_args([])).table
+    study = analyze_runs.Study(analyze_runs.parse_args([]), runs, runs, runs, [metric], ["g"], ["g"])
+    table = analyze_runs.groups(study, metric).table
     assert table["runs"].sum() == len(rows)
     for row in table.to_dicts():
         values = [value for group, value in rows if group == row["g"]]

@@ -246,6 +246,7 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
+Options: TypeAlias = argparse.Namespace  # the command line, checked: see add_flags()
 Problem: TypeAlias = tuple[int, str, str]  # of --health: the run's number, the kind of problem, a detail
 
 
@@ -255,47 +256,6 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line, checked."""
-
-    inputs: Sequence[Path]
-    top: int | None
-    group_by: Sequence[str]
-    pivot: Sequence[str]
-    curves: Sequence[str]
-    varying: bool
-    diff: Sequence[str]
-    importance: bool
-    health: bool
-    schema: bool
-    sql: str | None
-    report: Path | None
-    stat: str  # mean, median or iqm: what groups are compared by
-    best_per: Sequence[str]
-    x: str | None
-    best_so_far: bool
-    smooth: float | None
-    points: int | None
-    log: bool
-    metrics: Sequence[str]
-    value: str  # which value stands for a run: see VALUES
-    goal: Goal | None
-    name_patterns: Sequence[str]
-    where: str | None
-    states: Sequence[str]  # in lower case; empty: the default
-    output: Path | None
-    columns: Sequence[str]
-    max_rows: int | None  # 0: all
-    format: str
-    quiet: bool
-    debug: bool
-
-    @property
-    def for_programs(self) -> bool:
-        return self.format in {"json", "csv"} or self.output is not None
 
 
 @dataclass(frozen=True)
@@ -349,12 +309,13 @@ class Metric(NamedTuple):
 class Study(NamedTuple):
     """What questions are asked about."""
 
+    options: Options
     everything: Runs  # all runs of the inputs
     any_state: Runs  # those that pass the filters
     runs: Runs  # those of them in the states asked for
-    by: Sequence[str]  # the columns to group by
-    apart: Sequence[str]  # those of them that tell the groups apart, for people: others follow from these
     metrics: Sequence[Metric]
+    by: Sequence[str] = ()  # the columns to group by
+    apart: Sequence[str] = ()  # those of them that tell the groups apart, for people: others follow from these
 
 
 @dataclass(frozen=True)
@@ -831,17 +792,17 @@ def in_states(states: Sequence[str]) -> pl.Expr:
     return pl.col("state").str.to_lowercase().is_in(states)
 
 
-def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[str]:
+def remarks_on_metric(metric: Metric, study: Study) -> list[str]:
     """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
-    column, runs, remarks = pl.col(metric.column), study.runs, list[str]()
-    label = metric.label.removesuffix(f" ({VALUES[options.value]})")
+    column, runs, value, remarks = pl.col(metric.column), study.runs, study.options.value, list[str]()
+    label = metric.label.removesuffix(f" ({VALUES[value]})")
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         of_them = f"{held:,} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
         remarks += [f"{of_them} {label}; --state all includes them"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
-    if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
+    if value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
         facts = {
             f"logged fewer than 10 values of {label}": column.is_not_null() & (pl.col(number) < 10),
@@ -856,12 +817,12 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
 # --- questions: the best runs, groups, pivots -----------------------------------------------------------------
 
 
-def top(study: Study, options: Options) -> list[Result]:
+def top(study: Study) -> list[Result]:
     """The best runs by the first metric, with --columns, or else their settings; shown are those that vary.
 
     Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
     """
-    runs, metric = study.runs, study.metrics[0]
+    runs, options, metric = study.runs, study.options, study.metrics[0]
     value = pl.col(metric.column)
     candidates = runs.frame.select(*KEY, metric.column).filter(value.is_finite())
     ranked = candidates.sort(metric.column, *KEY, descending=metric.descending(KEY), nulls_last=True)
@@ -919,9 +880,9 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
     return [f"{finite_ones}; left out: {', '.join(parts)}"] if parts else []
 
 
-def groups(study: Study, metric: Metric, options: Options) -> Result:
+def groups(study: Study, metric: Metric) -> Result:
     """Statistics of a metric per combination of the values of --group-by, the best first."""
-    runs, by, apart, stat = study.runs, study.by, study.apart, options.stat
+    runs, by, apart, options, stat = study.runs, study.by, study.apart, study.options, study.options.stat
     step = metric.beside(f"{options.value}_step")
     steps = ["best_step"] if step in runs.dtypes else []
     table = group_statistics(runs, by, metric, stat, step if steps else None)
@@ -996,18 +957,19 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     return remarks
 
 
-def pivot(study: Study, metric: Metric, options: Options) -> Result:
+def pivot(study: Study, metric: Metric) -> Result:
     """A metric's mean, standard deviation and n per combination of two columns' values; the best are marked."""
-    runs, by, _ = grouping(options.pivot or study.apart, study.runs)
+    names = study.options.pivot or study.apart
+    runs, by, _ = grouping(names, study.runs)
     if len(by) != 2:
-        raise ScriptError(f"--pivot {','.join(options.pivot)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
+        raise ScriptError(f"--pivot {','.join(names)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
     mean, (rows, columns) = pl.col("mean"), labels(by, runs).values()
     best = mean.min() if metric.goal == "minimize" else mean.max()
     cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
     lost = without_value("value", *cells.select("runs", "n", "n_nonfinite").sum().row(0))
     in_row, in_column = ((mean == best.over(column)).fill_null(value=False) for column in by)
-    names = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
-    cells = cells.select(*names, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
+    named = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
+    cells = cells.select(*named, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
     down, across = (cells_of(told_apart(cells[name].unique().sort(nulls_last=True))) for name in ("rows", "columns"))
     cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
     filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
@@ -1139,9 +1101,10 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
     return replace(runs, frame=frame, dtypes={**runs.dtypes, name: pl.Enum(names)}, paths=paths), name
 
 
-def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
+def best_settings(study: Study) -> Runs:
     """The runs of each group's best setting: the one with the best mean over its runs, which differ in their seeds."""
-    runs, per, _ = grouping(options.best_per, runs)
+    metric = study.metrics[0]
+    runs, per, _ = grouping(study.options.best_per, study.runs)
     table, settings, _ = varying_settings(runs)
     settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
     if not settings:
@@ -1159,12 +1122,12 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
         say(f"and the best of {best.height - MOST_SAID} more")
     if singles := int((best["n"] == 1).sum()):
         say(f"{singles:,} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
-    advice = "judge by the others" if options.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
+    advice = "judge by the others" if study.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
     say(f"settings were chosen by {metric.label}, so its values look better than they are; {advice}")
     return replace(runs, frame=runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True))
 
 
-def varied(study: Study, _: Options) -> list[Result]:
+def varied(study: Study) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
     table, settings, noise = varying_settings(runs, pl.col("id").alias(RUN_NUMBER))
@@ -1216,12 +1179,12 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     return [Result("grid", title, rows, [(heads.get(name, name), rows[name]) for name in ("problem", *axes)])]
 
 
-def difference(study: Study, options: Options) -> list[Result]:
+def difference(study: Study) -> list[Result]:
     """What differs between some runs: the config, then the metrics; numbers are equal however they were written."""
     runs, keys = study.any_state, []
     every = collected(runs.frame.select(*KEY, "name"))
     ways = pl.concat_str(pl.col(KEY).fill_null("null"), separator="/"), pl.col("id"), pl.col("name")
-    for name in options.diff:
+    for name in study.options.diff:
         hits = next((hits for way in ways if (hits := every.filter(way == name).select(KEY).sort(KEY).rows())), [])
         if len(hits) > 1:
             some = ", ".join(map(path_text, hits[:SUGGESTED_NAMES])) + " …" * (len(hits) > SUGGESTED_NAMES)  # to copy
@@ -1262,7 +1225,7 @@ def comparable(value: object) -> object:
     return repr(value) if is_nan or isinstance(value, list) else value
 
 
-def importance(study: Study, metric: Metric, _: Options) -> Result:
+def importance(study: Study, metric: Metric) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
     The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
@@ -1320,9 +1283,9 @@ def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
 # --- questions: what there is, SQL ----------------------------------------------------------------------------
 
 
-def schema(study: Study, options: Options) -> list[Result]:
+def schema(study: Study) -> list[Result]:
     """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
-    runs, rows = study.any_state, list[dict[str, Any]]()
+    runs, options, rows = study.any_state, study.options, list[dict[str, Any]]()
     dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
     dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
     listed = [find_column(name, runs) for name in options.columns]
@@ -1389,9 +1352,9 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(found)
 
 
-def overview(study: Study, options: Options) -> Result:
+def overview(study: Study) -> Result:
     """What the input holds: its projects, their runs by state, the days between which they were made."""
-    runs, state = study.any_state, pl.col("state").str.to_lowercase()
+    runs, options, state = study.any_state, study.options, pl.col("state").str.to_lowercase()
     days = pl.col("created_at").dt.strftime("%Y-%m-%d")
     counts = [pl.len().alias("runs"), *((state == name).sum().alias(name) for name in STATES)]
     first_last = days.min().alias("first_created"), days.max().alias("last_created")
@@ -1477,20 +1440,21 @@ def suggested_grouping(runs: Runs) -> list[str]:
     return chosen
 
 
-def introduction(study: Study, options: Options) -> list[Result]:
+def introduction(study: Study) -> list[Result]:
     """What to show to someone who asks nothing: the input, the best runs, a first comparison; in a report all."""
+    options = study.options
     if not study.by:
         is_measured = pl.col(study.metrics[0].column).is_finite() if study.metrics else pl.lit(value=True)
         by = suggested_grouping(replace(study.runs, frame=study.runs.frame.filter(is_measured)))
         study = study._replace(by=by, apart=by)
     metrics = study.metrics if options.report else study.metrics[:1]
-    results = [overview(study, options), *(top(study, options) if metrics else [])]
-    results += [groups(study, metric, options) for metric in metrics if study.by]
+    results = [overview(study), *(top(study) if metrics else [])]
+    results += [groups(study, metric) for metric in metrics if study.by]
     if not options.report:
-        return results if metrics else [*results, *varied(study, options)]
+        return results if metrics else [*results, *varied(study)]
     names = options.curves
     for metric in metrics[:1]:
-        results += [pivot(study, metric, options)] if options.pivot or len(study.apart) == 2 else []
+        results += [pivot(study, metric)] if options.pivot or len(study.apart) == 2 else []
         # Curves of this metric's validation, which may be the metric, else of its training, else of itself.
         there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
         label = re.sub(r" \(.*", "", metric.label)
@@ -1498,20 +1462,21 @@ def introduction(study: Study, options: Options) -> list[Result]:
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
     try:
-        results += curves(study, options, names) if names else []
+        results += curves(study, names) if names else []
     except ScriptError as error:
         if options.curves:
             raise
         say(f"no curves in the report: {error}")
-    results += [*machine_use(study), *health(study, options), *varied(study, options)]
-    return results + [importance(study, metric, options) for metric in metrics[:1]]
+    results += [*machine_use(study), *health(study), *varied(study)]
+    return results + [importance(study, metric) for metric in metrics[:1]]
 
 
-def sql(study: Study, options: Options) -> list[Result]:
+def sql(study: Study) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files."""
     import duckdb
 
-    query, usual = (options.sql or "").rstrip("; \t\r\n"), 0 if options.for_programs else MOST_ROWS["sql"]
+    options, query = study.options, study.options.sql.rstrip("; \t\r\n")
+    usual = 0 if options.for_programs else MOST_ROWS["sql"]
     most = 0 if options.output else usual if options.max_rows is None else options.max_rows
     with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
@@ -1796,9 +1761,9 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     return pl.concat(frames, how="diagonal")
 
 
-def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]:
+def curves(study: Study, names: Sequence[str]) -> list[Result]:
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
-    histories = rows_beside(study.runs, "history")
+    options, histories = study.options, rows_beside(study.runs, "history")
     if not histories:
         sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
         what = "only a sampled history, which is not used" if sampled else "no history file"
@@ -1823,7 +1788,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
         axis = (step_metric(logging, keys) or "step") if options.x is None else options.x
-        points = curve_points(logging, axis, goal, keys, study, options)
+        points = curve_points(logging, axis, goal, keys, study)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
         axis = logging[0][0].label(axis).removeprefix("_")
@@ -1855,7 +1820,7 @@ def step_metric(logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> str 
 
 
 def curve_points(
-    logging: list[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study, options: Options
+    logging: list[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study
 ) -> pl.DataFrame:
     """Each run's last value, or its best, at each point from its first to its last x.
 
@@ -1863,6 +1828,7 @@ def curve_points(
     columns of `keys`. The points are every x that was logged if these are few, else some of them, and the end of each
     curve: a run's last x, or the one that half of the runs of its group reach.
     """
+    options = study.options
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
     label = axis  # W&B's name, once a file has it: a column may be another metric in the next file
@@ -1991,7 +1957,7 @@ def shape(line: pl.DataFrame) -> str:
     return str(line.select(pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block).str.join()).item())
 
 
-def health(study: Study, _: Options) -> list[Result]:
+def health(study: Study) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
@@ -2853,22 +2819,26 @@ def parse_args(argv: Sequence[str]) -> Options:
     for flag, condition in OTHER_FILTERS.items():
         if any(word.partition("=")[0] == flag for word in itertools.takewhile(lambda word: word != "--", argv)):
             raise ScriptError(f'there is no {flag} here; write --where "{condition}"', WRONG_USAGE)
-    args = parser.parse_strictly(argv)
+    options = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
-    args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
-    args.diff = [name for name in args.diff if Path(name) not in args.inputs]
-    if args.sql is not None and (args.name_patterns or args.where or args.states):
+    options.inputs += [Path(name) for name in options.diff if name.endswith(".parquet") or Path(name).is_dir()]
+    options.diff = [name for name in options.diff if Path(name) not in options.inputs]
+    if options.sql is not None and (options.name_patterns or options.where or options.states):
         raise ScriptError("--sql uses all runs: write the condition into its WHERE", WRONG_USAGE)
-    for state in args.states:
+    for state in options.states:
         if state not in {*STATES, "all"}:
             near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
             raise ScriptError(f"--state {state}: no such state{near}", WRONG_USAGE)
-    for flag, file, endings in (("output", args.output, [*FILE_FORMATS]), ("report", args.report, [".html", ".md"])):
+    for flag, file, endings in (
+        ("output", options.output, [*FILE_FORMATS]),
+        ("report", options.report, [".html", ".md"]),
+    ):
         if file and file.suffix.lower() not in endings:
             raise ScriptError(f"--{flag} {file}: the name must end in one of {', '.join(endings)}", WRONG_USAGE)
-    if not 0 <= (args.smooth or 0) < 1:
-        raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
-    return Options(**vars(args))
+    if not 0 <= (options.smooth or 0) < 1:
+        raise ScriptError(f"--smooth {options.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
+    options.for_programs = options.format in {"json", "csv"} or options.output is not None
+    return options
 
 
 def add_flags(parser: Parser) -> None:
@@ -2982,37 +2952,37 @@ def analyze(options: Options) -> int:
     say(*unused_flags(options, asked))
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
-    study = Study(everything, any_state, runs, (), (), metrics)
+    study = Study(options, everything, any_state, runs, metrics)
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         raise ScriptError(why_no_metric(study), WRONG_USAGE)
     for metric in metrics:
-        say(*remarks_on_metric(metric, study, options))
+        say(*remarks_on_metric(metric, study))
     if options.best_per:
-        runs = best_settings(runs, options, metrics[0])
+        runs = best_settings(study)
     runs, by, apart = grouping(options.group_by, runs)
     study = study._replace(runs=runs, by=by, apart=apart)
     if options.output or not options.report:
-        deliver(answers(asked, study, options) or introduction(study, options), options.output, options)
+        deliver(answers(asked, study) or introduction(study), options.output, options)
     if options.report:
-        results = introduction(study, options)
+        results = introduction(study)
         missing = [name for name in asked if name not in {result.key for result in results}]
-        deliver([*results, *answers(missing, study, options)], options.report, options)
+        deliver([*results, *answers(missing, study)], options.report, options)
     return PARTIAL if damaged_files else OK
 
 
-def answers(questions: Iterable[str], study: Study, options: Options) -> list[Result]:
+def answers(questions: Iterable[str], study: Study) -> list[Result]:
     results: list[Result] = []
     for name in questions:
         if name in OF_METRIC:
-            results += [QUESTIONS[name](study, metric, options) for metric in study.metrics]
+            results += [QUESTIONS[name](study, metric) for metric in study.metrics]
         else:
-            results += QUESTIONS[name](study, options)
+            results += QUESTIONS[name](study)
     return results
 
 
 QUESTIONS: dict[str, Callable[..., Any]] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
 QUESTIONS |= {"diff": difference, "top": top, "groups": groups, "pivot": pivot, "importance": importance}
-QUESTIONS |= {"curves": lambda study, options: curves(study, options, options.curves)}
+QUESTIONS |= {"curves": lambda study: curves(study, study.options.curves)}
 OF_METRIC = {"groups", "pivot", "importance"}  # answered for each metric
 NEED_METRIC = {"top", *OF_METRIC}
 # What each flag is for: it has no effect on anything else.
