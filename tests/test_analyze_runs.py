@@ -893,11 +893,10 @@ def test_plain_words_name_the_default_metric(tmp_path: Path, word: str) -> None:
     assert f"metric: val/{word} (use --metric" in answer.out + answer.err
 
 
-def test_a_setting_of_one_finite_value_is_not_ranked() -> None:
-    values = [float(n) for n in range(12)]
-    table = pl.DataFrame({"x": [1.0] * 11 + [math.nan], "y": values, analyze_runs.VALUE: values})
-    assert analyze_runs.association("x", table) is None
-    assert analyze_runs.association("y", table) is not None
+def test_a_setting_of_one_finite_value_is_not_ranked(tmp_path: Path) -> None:
+    runs = [Run(f"r{n}", config={"x": 1.0 if n else math.nan, "y": n}, summary={"loss": n}) for n in range(12)]
+    rows = json.loads(answered(write_runs(tmp_path, runs), "--importance", "--json").out)["importance"]
+    assert [row["column"] for row in rows] == ["config_y"]
 
 
 def test_incomplete_beta_equals_scipy() -> None:

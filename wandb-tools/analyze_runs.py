@@ -125,6 +125,10 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "p
 KEY = ("entity", "project", "id")  # what makes a run unique
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
+# The views of --sql, and the columns of their files; other files belong to none.
+NEEDED = {"table": {*ROW_COLUMNS, "row"}, "runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}}
+NEEDED |= {"history": {*ROW_COLUMNS, "_step"}, "system": {*ROW_COLUMNS, "_timestamp"}}
+DOCUMENTS = ("columns", "metrics", "source")  # in the metadata of parquet files, as JSON
 IDENTITY = {*RUN_COLUMNS, "heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type"}
 IDENTITY |= {"sweep", "user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count"}
 IDENTITY |= {"exported_at", "source_file", "_config_json", "_summary_json"}
@@ -258,7 +262,7 @@ class ScriptError(Exception):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Runs:
     """A lazy frame with one row per run, and what its files say about the columns; also a history, a row per step."""
 
@@ -272,7 +276,7 @@ class Runs:
     source: Mapping[str, Any] = field(default_factory=dict)  # of a file: entity, project and export_id of its export
     parts: tuple[Runs, ...] = ()  # the inputs of runs
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
-    view: str = "runs"  # of --sql that the file belongs to: see view_of()
+    view: str = "runs"  # of --sql that the file belongs to: see NEEDED
 
     @property
     def project(self) -> tuple[str, str]:
@@ -366,9 +370,7 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
     say(*[*damaged_files.values()][:MOST_SAID], even_if_quiet=True)
     if (more := len(damaged_files) - MOST_SAID) > 0:
         say(f"left out: {counted(more, 'more file')} that cannot be read", even_if_quiet=True)
-    runs = [part for part in parts if part.view == "runs"]
-    others = [part for part in parts if part.view not in {"runs", ""}]
-    foreign = [str(part.files[0]) for part in parts if not part.view]
+    runs, others = [p for p in parts if p.view == "runs"], [p for p in parts if p.view not in {"runs", ""}]
     whose = {other.project for other in others if "project" in other.source}
     folders = set() if runs else {other.files[0].parent for other in others}
     for file in sorted(file for folder in folders for file in folder.glob("[!.]*.parquet")):
@@ -382,18 +384,17 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         missing = f"; the runs file of {some_of([*map(path_text, sorted(whose))])} is missing there" if whose else ""
         hint = "name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError(f"no runs in {looked_at}{missing}; {hint}", NOTHING_USABLE)
-    if places:
-        if foreign:
-            say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
-        return replace(join_inputs(runs), others=tuple(other.files[0] for other in others))
-    newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
-    exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
-    is_export = newest.files[0] != UNIFIED_FILE
-    which = f", the newest of {len(exports):,} exports" if is_export and len(exports) > 1 else ""
-    say(f"reading {newest.files[0]}{which}")
-    if is_export and len(exports) < len(runs):
-        say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
-    return join_inputs([newest])
+    if places and (foreign := [str(part.files[0]) for part in parts if not part.view]):
+        say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
+    if not places:
+        newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
+        exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
+        which = f", the newest of {len(exports):,} exports" if newest in exports and len(exports) > 1 else ""
+        say(f"reading {newest.files[0]}{which}")
+        if newest in exports and len(exports) < len(runs):
+            say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
+        runs, others = [newest], []
+    return replace(join_inputs(runs), others=tuple(other.files[0] for other in others))
 
 
 def open_file(file: Path) -> Runs:
@@ -401,7 +402,12 @@ def open_file(file: Path) -> Runs:
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
-        paths, goals, axes, source = documents_of(metadata)
+        paths, metrics, source = (json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in DOCUMENTS)
+        ".".join(itertools.chain(*paths.values())).encode()  # fails unless each path is a list of texts
+        named = {column: tuple(path) for column, path in paths.items()}
+        goals = {c: said["goal"] for c, said in metrics.items() if said.get("goal") in ("minimize", "maximize")}
+        axes = {c: said["step_metric"] for c, said in metrics.items() if isinstance(said.get("step_metric"), str)}
+        source["export_id"] = metadata.get(EXPORT_KEY)
         frame = frame.with_columns(
             (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
             cs.duration().dt.total_microseconds() / 1e6,
@@ -412,39 +418,16 @@ def open_file(file: Path) -> Runs:
             pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
         )
         frame = frame.with_columns(known_times())
-        view = view_of(file, frame.collect_schema().keys(), metadata)
+        columns = {*frame.collect_schema()}
+        view = next((view for view, needed in NEEDED.items() if needed <= columns and RESULT_KEY not in metadata), "")
+        if TABLE_KEY in metadata or view == "table":
+            view = f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
         frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema(), view).items())
         dtypes = frame.collect_schema()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
+    except (Exception, pl.exceptions.PanicException) as error:  # of what a foreign file may hold no list is complete
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
-    return Runs(frame, dtypes, paths, goals, axes, files=(file,), source=source, view=view)
-
-
-def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -> str:
-    """runs, history, console, system or table_<key>; empty for answers of this script and files of other tools."""
-    if RESULT_KEY in metadata:
-        return ""
-    if TABLE_KEY in metadata or {*ROW_COLUMNS, "row"} <= {*columns}:
-        return f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
-    needed = {"runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}, "history": {*ROW_COLUMNS, "_step"}}
-    needed["system"] = {*ROW_COLUMNS, "_timestamp"}
-    return next((view for view in needed if needed[view] <= {*columns}), "")
-
-
-def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Goal], dict[str, str], Any]:
-    """W&B's paths of columns, their goals and axes by define_metric, and the export; ValueError if they are damaged."""
-    documents = [json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics", "source")]
-    paths, metrics, source = documents
-    lists = paths.values() if all(isinstance(each, dict) for each in documents) else [None]
-    if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
-        raise ValueError("its metadata is not what export_runs.py writes")
-    json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
-    facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
-    goals = {c: said["goal"] for c, said in facts.items() if said.get("goal") in ("minimize", "maximize")}
-    axes = {c: said["step_metric"] for c, said in facts.items() if isinstance(said.get("step_metric"), str)}
-    source["export_id"] = metadata.get(EXPORT_KEY)
-    return {column: tuple(path) for column, path in paths.items()}, goals, axes, source
+    return Runs(frame, dtypes, named, goals, axes, files=(file,), source=source, view=view)
 
 
 def known_times() -> pl.Expr:
@@ -1236,48 +1219,43 @@ def importance(study: Study, metric: Metric) -> Result:
     table, varying, noise = varying_settings(usable, value.alias(VALUE))
     number = counted(table.height, "run")
     total, n = collected(runs.frame.select(pl.len(), value.count())).row(0)
-    lost = without_value(metric.label, total, table.height, n - table.height)
-    notes = [f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed"]
-    if table.height >= FEWEST_RUNS:
-        notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
-        notes = notes if varying else ["no setting varies"]
-        notes += noise_note(noise, runs)
-        found = [association(column, table) for column in varying]
-        rows = [(metric.column, *facts) for facts in found if facts]
+    notes = without_value(metric.label, total, table.height, n - table.height)
+    if table.height < FEWEST_RUNS:
+        notes.append(f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed")
+    elif varying:
+        notes.append("settings that vary together cannot be separated; p is not corrected for many settings")
+    else:
+        notes.append("no setting varies")
+    notes += noise_note(noise, runs) if table.height >= FEWEST_RUNS else []
+    for column in varying:
+        is_number = table[column].dtype.is_numeric()
+        pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
+        x, n, distinct = pairs["x"], pairs.height, pairs["x"].n_unique()
+        if n < FEWEST_RUNS or distinct < 2 or (distinct == n and not is_number):
+            continue
+        level = x
+        if is_number and distinct > MOST_LEVELS:
+            ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
+            level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
+        ranks = pl.DataFrame({"level": level, "x": x.rank() if is_number else x, "rank": pairs["y"].rank()})
+        # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
+        share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
+        between = level.n_unique() - 1  # degrees of freedom
+        within = n - 1 - between
+        effect = max(0.0, ((n - 1) * share - between) / within)
+        p = incomplete_beta(within / 2, between / 2, 1 - share, share)  # the F-test of the ranks
+        spearman = ranks.select(pl.corr("x", "rank").fill_nan(None)).item() if is_number else None
+        what = "number" if is_number else "category"
+        rows.append((metric.column, column, what, effect, spearman, n, distinct, p))
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
     sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
     named = pl.Series("column", labels(answer["column"], runs).values(), dtype=pl.String)
     rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round_sig_figs(2)
-    seen = answer.select(named, "kind", *rounded)
+    view = [(column.name, column) for column in answer.select(named, "kind", *rounded)]
     title = f"Settings associated with {metric.label}, {number}; association is not cause"
-    return Result("importance", title, answer, [(column.name, column) for column in seen], [*lost, *notes])
-
-
-def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
-    """How a setting and the metric go together over the runs that have both; None where that cannot be said.
-
-    The columns of `importance`: column, kind, effect, spearman, n, distinct, p.
-    """
-    is_number = table[column].dtype.is_numeric()
-    pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
-    x, n, distinct = pairs["x"], pairs.height, pairs["x"].n_unique()
-    if n < FEWEST_RUNS or distinct < 2 or (distinct == n and not is_number):
-        return None
-    level = x
-    if is_number and distinct > MOST_LEVELS:
-        ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
-        level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
-    ranks = pl.DataFrame({"level": level, "x": x.rank() if is_number else x, "rank": pairs["y"].rank()})
-    # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
-    share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
-    between = level.n_unique() - 1  # degrees of freedom
-    within = n - 1 - between
-    effect = max(0.0, ((n - 1) * share - between) / within)
-    p = incomplete_beta(within / 2, between / 2, 1 - share, share)  # the F-test of the ranks
-    spearman = ranks.select(pl.corr("x", "rank").fill_nan(None)).item() if is_number else None
-    return column, "number" if is_number else "category", effect, spearman, n, distinct, p
+    return Result("importance", title, answer, view, notes)
 
 
 # --- questions: what there is, SQL ----------------------------------------------------------------------------
@@ -1918,9 +1896,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
     names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
-    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-    drawn = table.select("x", "n", *bounds, value=y, name=named, rank=RANK)
+    drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=named, rank=RANK)
     ranked = "best" if goal else "lowest"  # last values come first
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json"
@@ -1939,22 +1916,17 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     for name, line in zip(names, shown.partition_by("rank", maintain_order=True), strict=False):
         at_x = xs.join(line, on="x", how="left", maintain_order="left")
         cells = at_x.select("value", "n").iter_rows()
-        texts = ["" if value is None else short_number(value) + f" ({n})" * spread for value, n in cells]
-        view.append((name, pl.Series(texts)))
-        if is_terminal():
-            notes.append(f"{shape(at_x)}  {printable(name)}")
+        view.append((name, pl.Series("" if v is None else short_number(v) + f" ({n})" * spread for v, n in cells)))
+        if is_terminal():  # the curve as blocks of eight heights: x where it has no finite value
+            height, blocks = finite("value"), dict(enumerate("▁▂▃▄▅▆▇█"))
+            level = ((height - height.min()) / (height.max() - height.min()) * 7).fill_nan(0.0)  # all are equal
+            block = level.round().cast(pl.Int64).replace_strict(blocks, default="x", return_dtype=pl.String)
+            block = pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block)
+            notes.append(f"{at_x.select(block.str.join()).item()}  {printable(name)}")
     grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *held)
     return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen, ranked=ranked)
-
-
-def shape(line: pl.DataFrame) -> str:
-    """A curve as blocks of eight heights: x where it has no finite value, blank before its start and after its end."""
-    height, blocks = finite("value"), dict(enumerate("▁▂▃▄▅▆▇█"))
-    level = ((height - height.min()) / (height.max() - height.min()) * 7).fill_nan(0.0)  # 0 / 0: all are equal
-    block = level.round().cast(pl.Int64, strict=False).replace_strict(blocks, default="x", return_dtype=pl.String)
-    return str(line.select(pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block).str.join()).item())
 
 
 def health(study: Study) -> list[Result]:
@@ -2100,10 +2072,7 @@ def problems_of_runs(
 def group_statistics(
     runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean", step: str | None = None
 ) -> pl.DataFrame:
-    """A row of statistics per group, and its best run; null where nothing can be said. The interval is that of `stat`.
-
-    Computed in memory, where sums come out alike every time.
-    """
+    """A row of statistics per group, and its best run; in memory, where sums come out alike every time."""
     best_run = {new: pl.col(old) for old, new in BEST_RUN.items()} | ({"best_step": pl.col(step)} if step else {})
     numbers = {VALUE: pl.col(metric.column), FINITE: finite(metric.column)}
     rows = collected(runs.frame.select(*by, **numbers, **best_run), "in-memory")
@@ -2120,10 +2089,8 @@ def group_statistics(
 
 
 def statistics_of(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """A row per group with the statistics of FINITE; the mean's interval is null where n is below 2.
-
-    No filter stands inside the aggregations: there polars 2.1 can return values of other groups.
-    """
+    """A row per group with the statistics of FINITE; the mean's interval is null where n is below 2."""
+    # No filter stands inside the aggregations: there polars 2.1 can return values of other groups.
     value, n = pl.col(FINITE), pl.col(FINITE).count().cast(pl.Int64)
     counts = {"runs": pl.len().cast(pl.Int64), "n": n, "n_nonfinite": pl.col(VALUE).count().cast(pl.Int64) - n}
     moments = {"mean": value.mean(), "std": value.std(ddof=1), "min": value.min(), "median": value.median()}
@@ -2142,10 +2109,7 @@ def finite(column: str) -> pl.Expr:
 
 
 def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float | None, float | None]:
-    """The median or iqm of some values and its 95 % interval by the percentile bootstrap.
-
-    The iqm is the mean of the middle half: a quarter of the values, rounded down, is cut off at each end.
-    """
+    """The median or iqm (mean of the middle half) of some values, and its 95 % interval by the percentile bootstrap."""
     sample, n = pl.Series(values, dtype=pl.Float64), len(values)
 
     def statistics(samples: pl.Series) -> pl.Series:
