@@ -105,7 +105,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
@@ -1765,11 +1765,12 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        axis = (step_metric(logging, keys) or "step") if options.x is None else options.x
-        points = curve_points(logging, axis, goal, keys, study)
+        clock, axis, rows = rows_over(options.x, logging, keys)
+        points = curve_points(with_divergence(rows, goal, options), axis, goal, keys, study)
+        if clock == "_timestamp":
+            points = points.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
-        axis = logging[0][0].label(axis).removeprefix("_")
         results.append(lines_of(points, value, axis, known or logging[0][1], goal, study))
     return results
 
@@ -1780,76 +1781,67 @@ def metric_called(name: str, history: Runs) -> str | None:
     return known_column(name, replace(history, dtypes=metrics), ["metric_"])
 
 
-def step_metric(logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> str | None:
-    """The step metric that define_metric gave a metric, unless most of these runs logged most values without it."""
-    defined = [known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes]
-    axis = next(filter(None, defined), None)
-    if axis is None:
-        return None
-    own = [known_column(axis, part, ["metric_"]) for part, _ in logging]
-    held = [(part, {VALUE: column} | ({"x": x} if x else {})) for (part, column), x in zip(logging, own, strict=True)]
-    rows = rows_of_histories(held, keys).drop_nulls(VALUE)
-    has_axis = rows.group_by(RUN_NUMBER).agg((2 * pl.col("x").count() >= pl.len()).alias("x"))["x"]
-    if has_axis.is_empty() or 2 * has_axis.sum() >= len(has_axis):
-        return axis
-    (part, column), label = logging[0], next(part.label(x) for (part, _), x in zip(logging, own, strict=True) if x)
-    say(f"most runs logged {part.label(column)} without its step metric: over step; or use --x {label}")
-    return None
+def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
+    """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order.
 
-
-def curve_points(
-    logging: list[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study
-) -> pl.DataFrame:
-    """Each run's last value, or its best, at each point from its first to its last x.
-
-    RUN_NUMBER, x (Float64, or Datetime in UTC), VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the
-    columns of `keys`. The points are every x that was logged if these are few, else some of them, and the end of each
-    curve: a run's last x, or the one that half of the runs of its group reach.
+    By default the axis is the step metric that define_metric gave the metric, unless most runs logged it without.
     """
-    options = study.options
+    defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes)
+    axis = next(filter(None, defined), "step") if x is None else x
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
-    label = axis  # W&B's name, once a file has it: a column may be another metric in the next file
+    name = axis  # W&B's name, once a file has it: a column may be another metric in the next file
     for part, column in logging:
-        x = clock if clock.startswith("_") and clock in part.dtypes else metric_called(label, part)
-        label = part.label(x) if x and label == axis else label
-        selected.append((part, {VALUE: column} | ({"x": x} if x and part.label(x) == label else {})))
+        own = clock if clock.startswith("_") and clock in part.dtypes else metric_called(name, part)
+        name = part.label(own) if own and name == axis else name
+        selected.append((part, {VALUE: column} | ({"x": own} if own and part.label(own) == name else {})))
     if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
-    axis, place, label = logging[0][0].label(axis).removeprefix("_"), pl.col("x"), logging[0][0].label(logging[0][1])
-    logged = rows_of_histories(selected, keys).drop_nulls(VALUE)
-    if silent := logged[RUN_NUMBER].n_unique() and keys.height - logged[RUN_NUMBER].n_unique():
+    part, column = logging[0]
+    label, logged = part.label(column), rows_of_histories(selected, keys).drop_nulls(VALUE)
+    has_axis = logged.group_by(RUN_NUMBER).agg((2 * pl.col("x").count() >= pl.len()).alias("x"))["x"]
+    if x is None and 2 * has_axis.sum() < len(has_axis):
+        say(f"most runs logged {label} without its step metric: over step; or use --x {name}")
+        clock, axis, logged = "_step", "step", logged.with_columns(x=pl.col("_step").cast(pl.Float64))
+    axis, place = part.label(axis).removeprefix("_"), pl.col("x")
+    if silent := len(has_axis) and keys.height - len(has_axis):
         say(f"left out, because no history has {label} of them: {counted(silent, 'run')}")
     rows = logged.filter(place.is_between(0, 2e11) if clock == "_timestamp" else place.is_finite())  # to the year 8307
-    if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
+    if unplaced := len(has_axis) - rows[RUN_NUMBER].n_unique():
         say(f"left out, because they did not log {axis} with it: {counted(unplaced, 'run')}; use --x step to see them")
     if rows.is_empty():
         raise ScriptError(f"no history has {axis if unplaced else label} of these runs; choose others", NOTHING_USABLE)
-    rows = with_divergence(rows.sort(RUN_NUMBER, "x", "_step"), goal, options)
+    return clock, axis, rows.sort(RUN_NUMBER, "x", "_step")
+
+
+def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study) -> pl.DataFrame:
+    """Each run's last value, or its best, at each point from its first to its last x.
+
+    RUN_NUMBER, x, VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the columns of `keys`. The points
+    are every x that was logged if these are few, else some of them, and the end of each curve: a run's last x, or the
+    one that half of the runs of its group reach.
+    """
+    options, place = study.options, pl.col("x")
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
     holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
     ends = rows.group_by(RUN_NUMBER).agg(finite(VALUE).last())
     best = ends.sort(VALUE, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True).head(MOST_LINES)
     shown = rows if study.by or holds_all else rows.join(best, on=RUN_NUMBER, how="semi")
-    points = shown["x"].unique().sort()
-    most = options.points or PICTURE_POINTS
+    points, most = shown.select(place.unique().sort()), options.points or PICTURE_POINTS
     if not (options.points or options.report or form in {"png", "svg", "html"}):  # all for programs, within bounds
         most = max(CURVE_POINTS, MOST_CURVE_ROWS // keys.height if holds_all else 0)
-    if len(points) > most:
-        say(f"{most} of {len(points):,} points of {axis}: use --points for more")
-        points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
+    if points.height > most:
+        say(f"{most} of {points.height:,} points of {axis}: use --points for more")
+        points = points[[round(i * (points.height - 1) / max(1, most - 1)) for i in range(most)]]
     bounds = {"first x": place.first(), "last x": place.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
-    whole = spans.join(points.to_frame(), how="cross").filter(place.is_between("first x", "last x"))
     end = pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER)
-    ends = spans.with_columns(x=end).filter(place.is_between("first x", "last x"))
-    whole = pl.concat([whole, ends]).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
+    whole = pl.concat([spans.join(points, how="cross"), spans.with_columns(x=end)])
+    whole = whole.filter(place.is_between("first x", "last x")).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
     if hidden := spans.height - found[RUN_NUMBER].n_unique():
         say(f"not shown, because they have no value at these points: {counted(hidden, 'run')}")
-    if clock == "_timestamp":
-        found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found
 
 
@@ -2187,8 +2179,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
     bold, dim = ("\x1b[1m{}\x1b[0m", "\x1b[2m{}\x1b[0m") if colours else ("{}", "{}")
     lines: list[str] = []
     for result in results:
-        columns, notes = columns_of(result, most, printable)
-        columns = fitted(columns, width, notes, result)
+        columns, notes = fitted(result, most, printable, width)
         links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
             best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
@@ -2210,12 +2201,12 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     """Tables in full length for Markdown, or for LaTeX with booktabs."""
     lines = ["% needs \\usepackage{booktabs}"] if form == "latex" else []
     for result in results:
-        columns, notes = columns_of(result, most, markdown if form == "markdown" else latex)
         if form == "markdown":
-            count = len(fitted(columns, 14 * (NARROW + 2), notes, result))  # a page scrolls sideways, but not for ever
-            table = made_table(columns[:count], "pipe")
+            columns, notes = fitted(result, most, markdown, 14 * (NARROW + 2))  # a page scrolls, but not for ever
+            table = made_table(columns, "pipe")
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         else:
+            columns, notes = fitted(result, most, latex)
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
             table = [next(rules) if line == r"\hline" else line for line in made_table(columns, "latex_raw")]
             lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in notes)]
@@ -2226,10 +2217,9 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     """A page that loads nothing: a `report` without scripts, whose charts are pictures, or `html` with live charts."""
     import vl_convert
 
-    lines, charts = list[str](), list[str]()
+    lines, charts, policy = list[str](), list[str](), POLICY
     for result in results:
-        columns, notes = columns_of(result, most, html_text)
-        count = len(fitted(columns, PAGE_CELLS, notes, result, 36))  # longer cells are broken into lines
+        columns, notes = fitted(result, most, html_text, PAGE_CELLS, 36)  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
         heading = "h1" if result is results[0] else "h2"
         lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
@@ -2238,10 +2228,9 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
             place = f"<div class='chart' id='chart{len(charts)}'></div>"
             lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
-        table = made_table(columns[:count], "unsafehtml", links_of(result, "<a href='{url}'>{name}</a>"))
+        table = made_table(columns, "unsafehtml", links_of(result, "<a href='{url}'>{name}</a>"))
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
-    policy = POLICY
     if form == "html" and charts:
         policy += SCRIPTS
         specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
@@ -2254,8 +2243,14 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     return "\n".join(["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *lines, "</body></html>"]) + "\n"
 
 
-def columns_of(result: Result, most: int | None, escape: Callable[[str], str]) -> tuple[list[TableColumn], list[str]]:
-    """What people see of a result as text, with as many rows as they want, or take by default; and its notes."""
+def fitted(  # noqa: C901 - a pipeline
+    result: Result, most: int | None, escape: Callable[[str], str], width: int = sys.maxsize, least: int = NARROW
+) -> tuple[list[TableColumn], list[str]]:
+    """What people see of a result as text, and its notes: as many rows as they want, as many columns as fit `width`.
+
+    Columns that were asked for by name are shown in any case. On a terminal headings of numbers are broken into lines
+    first, then texts are cut to one limit that is at least `least`.
+    """
     most = MOST_ROWS.get(result.key) if most is None else most
     height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
     if most and height > most:
@@ -2271,6 +2266,41 @@ def columns_of(result: Result, most: int | None, escape: Callable[[str], str]) -
         cells = cells_of(values.gather(shown), null, alike=result.key != "schema")
         cells = [*map(latex_cell if is_mean and escape is latex else escape, cells)]
         columns.append(TableColumn(escape(label), cells, is_number))
+    candidates = columns[: max(result.kept, width // 3 + 1)]  # each takes a character and two blanks at least
+    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in candidates]
+    if len(columns) == len(sizes) and sum(map(max, sizes)) + 2 * (len(sizes) - 1) <= width:
+        least = width
+
+    def widths(limit: int) -> list[int]:
+        found = []
+        for column, (cells, head) in zip(candidates, sizes, strict=True):
+            whole, broken = max(cells, head), max(cells, min(head, least))
+            most_of_it = max(limit, width // 2) if column.label in WHOLE else limit
+            found.append(broken if column.is_number else min(whole, most_of_it))
+        return found
+
+    def fits(count: int, limit: int) -> bool:
+        return sum(widths(limit)[:count]) + 2 * (count - 1) <= width
+
+    count = max(result.kept, next((n for n in range(len(sizes), 0, -1) if fits(n, least if n > 2 else 1)), 1))
+    if dropped := [label for label, _ in result.view[count:]]:
+        choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
+        notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
+    columns = columns[:count]
+    if escape is not printable:  # a page
+        return columns, notes
+    limit = next((limit for limit in range(width, least if result.kept else 0, -1) if fits(count, limit)), least)
+    if is_curve and count > 1:  # without the rows of curves that do not fit
+        has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:]), strict=True)]
+        columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
+    rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
+    for n, (column, room) in enumerate(zip(columns, widths(limit), strict=False)):
+        is_whole = column.is_number or column.label in BROKEN
+        texts = column.cells if is_whole else short_names(column.cells, room)
+        texts = [short_names(row, limit)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
+        parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ,=-])|$)|.{{1,{room}}}", column.label)  # ends of words first
+        label = column.label if cell_count(column.label) <= room else "\n".join(parts)
+        columns[n] = TableColumn(label, texts, column.is_number, room)
     return columns, notes
 
 
@@ -2356,49 +2386,6 @@ def cell_text(value: object) -> str:
 def exact_text(value: object) -> str | None:
     """A value as text that loses nothing, for tables whose cells are of several types."""
     return value if value is None or isinstance(value, str) else json_text(value).strip('"')
-
-
-def fitted(
-    columns: Sequence[TableColumn], width: int, notes: list[str], result: Result, least: int = NARROW
-) -> list[TableColumn]:
-    """As many columns of a result as fit `width`, those asked for by name in any case; a note names the others.
-
-    Headings of numbers are broken into lines first, then texts are cut to one limit that is at least `least`.
-    """
-    most = max(result.kept, min(len(columns), width // 3 + 1))  # each takes a character and two blanks at least
-    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:most]]
-    if len(columns) == most and sum(map(max, sizes)) + 2 * (most - 1) <= width:
-        least = width
-
-    def widths(limit: int) -> list[int]:
-        found = []
-        for column, (cells, head) in zip(columns, sizes, strict=False):
-            whole, broken = max(cells, head), max(cells, min(head, least))
-            most_of_it = max(limit, width // 2) if column.label in WHOLE else limit
-            found.append(broken if column.is_number else min(whole, most_of_it))
-        return found
-
-    def fits(count: int, limit: int) -> bool:
-        return sum(widths(limit)[:count]) + 2 * (count - 1) <= width
-
-    count = max(result.kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
-    limit = next((limit for limit in range(width, least if result.kept else 0, -1) if fits(count, limit)), least)
-    if dropped := [label for label, _ in result.view[count:]]:
-        choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
-        notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
-    short = []
-    if result.key == "curves" and count > 1:  # without the rows of curves that do not fit
-        has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:count]), strict=True)]
-        columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
-    rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
-    for n, (column, room) in enumerate(zip(columns[:count], widths(limit), strict=False)):
-        is_whole = column.is_number or column.label in BROKEN
-        texts = column.cells if is_whole else short_names(column.cells, room)
-        texts = [short_names(row, limit)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
-        parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ,=-])|$)|.{{1,{room}}}", column.label)  # ends of words first
-        label = column.label if cell_count(column.label) <= room else "\n".join(parts)
-        short.append(TableColumn(label, texts, column.is_number, room))
-    return short
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
@@ -2557,17 +2544,16 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     rows = rows.with_columns(map(finite, numbers))
     values = rows["value"].drop_nulls()
     drawn = values.filter(values > 0) if log else values
-    if len(drawn) < len(values):
-        lost = counted(len(values) - len(drawn), "value")
-        remarks.append(f"{lost} not above 0 cannot be drawn on a logarithmic axis")
-    domain, near, is_positive = (0.0, 0.0), drawn, bool((drawn > 0).all())
-    if len(drawn):
-        places = drawn.log10() if is_positive else drawn
-        distances = (places - places.median()).abs()
-        usual = cast("float", distances.median())
-        near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
-        domain = cast("tuple[float, float]", (near.min(), near.max()))
-    log |= is_positive and domain[1] > 10_000 * domain[0]
+    if lost := len(values) - len(drawn):
+        remarks.append(f"{counted(lost, 'value')} not above 0 cannot be drawn on a logarithmic axis")
+    is_positive = bool((drawn > 0).all())
+    places = drawn.log10() if is_positive else drawn
+    distances: Any = (places - places.median()).abs() if len(drawn) else drawn
+    usual = distances.median() or 0.0
+    near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
+    domain: Any = (near.min(), near.max()) if len(near) else (0.0, 0.0)
+    low, high = domain
+    log |= is_positive and high > 10_000 * low
     if log:
         if "ci_low" in numbers and (rows["ci_low"] <= 0).any():
             remarks.append("intervals that reach 0 or below are not drawn")
@@ -2575,15 +2561,14 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if len(near) < len(drawn):
         remarks.append("extreme values are cut off")
-    if key == "curves" and domain[0] < domain[1] and "ci_low" in numbers:
+    if key == "curves" and low < high and "ci_low" in numbers:
         # Bands of a few runs can be very wide: they add at most an eighth of the values' range at each end.
-        low, high = domain
         margin = (high / low) ** 0.125 if log else (high - low) / 8
         least, most = (low / margin, high * margin) if log else (low - margin, high + margin)
         ends = [*domain, *rows["ci_low"].drop_nulls(), *rows["ci_high"].drop_nulls()]
         domain = max(least, min(ends)), min(most, max(ends))
         remarks += ["wide intervals are cut off"] if domain != (min(ends), max(ends)) else []
-    if domain[0] < domain[1] and (key == "curves" or len(near) < len(drawn)):
+    if low < high and (key == "curves" or len(near) < len(drawn)):
         # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
         scale |= {"domain": domain, "nice": not log, "clamp": not is_live}
         scale |= {"padding": 8} if key in {"top", "groups"} else {}  # points at the edges are whole
@@ -2783,26 +2768,23 @@ def parse_args(argv: Sequence[str]) -> Options:
     for flag, condition in OTHER_FILTERS.items():
         if any(word.partition("=")[0] == flag for word in itertools.takewhile(lambda word: word != "--", argv)):
             raise ScriptError(f'there is no {flag} here; write --where "{condition}"', WRONG_USAGE)
-    options = parser.parse_strictly(argv)
+    args = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
-    options.inputs += [Path(name) for name in options.diff if name.endswith(".parquet") or Path(name).is_dir()]
-    options.diff = [name for name in options.diff if Path(name) not in options.inputs]
-    if options.sql is not None and (options.name_patterns or options.where or options.states):
+    args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
+    args.diff = [name for name in args.diff if Path(name) not in args.inputs]
+    if args.sql is not None and (args.name_patterns or args.where or args.states):
         raise ScriptError("--sql uses all runs: write the condition into its WHERE", WRONG_USAGE)
-    for state in options.states:
+    for state in args.states:
         if state not in {*STATES, "all"}:
             near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
             raise ScriptError(f"--state {state}: no such state{near}", WRONG_USAGE)
-    for flag, file, endings in (
-        ("output", options.output, [*FILE_FORMATS]),
-        ("report", options.report, [".html", ".md"]),
-    ):
+    for flag, file, endings in (("output", args.output, [*FILE_FORMATS]), ("report", args.report, [".html", ".md"])):
         if file and file.suffix.lower() not in endings:
             raise ScriptError(f"--{flag} {file}: the name must end in one of {', '.join(endings)}", WRONG_USAGE)
-    if not 0 <= (options.smooth or 0) < 1:
-        raise ScriptError(f"--smooth {options.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
-    options.for_programs = options.format in {"json", "csv"} or options.output is not None
-    return options
+    if not 0 <= (args.smooth or 0) < 1:
+        raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
+    args.for_programs = args.format in {"json", "csv"} or args.output is not None
+    return args
 
 
 def add_flags(parser: Parser) -> None:
