@@ -509,11 +509,8 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
 
 
 def known_column(name: str, runs: Runs, prefixes: Sequence[str] = NAMED) -> str | None:
-    """The column called `name`: by its column, its W&B name or its flattened name, in this order.
-
-    A derived column without any value gives way to a config key or column of its name.
-    """
-    if name in runs.dtypes and name not in runs.empty:
+    """The column called `name`: by its column, its W&B name or its flattened name, in this order."""
+    if name in runs.dtypes and name not in runs.empty:  # a derived column without values gives way to a setting
         return name
     called = [column for column in runs.paths if column in runs.dtypes and runs.label(column) == name]
     called.sort(key=lambda column: len(runs.paths[column]))  # ["a.b"] before ["a", "b"]
@@ -801,10 +798,7 @@ def remarks_on_metric(metric: Metric, study: Study) -> list[str]:
 
 
 def top(study: Study) -> list[Result]:
-    """The best runs by the first metric, with --columns, or else their settings; shown are those that vary.
-
-    Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
-    """
+    """The best runs by the first metric, with --columns, or else the settings that vary; ties by the runs' keys."""
     runs, options, metric = study.runs, study.options, study.metrics[0]
     value = pl.col(metric.column)
     candidates = runs.frame.select(*KEY, metric.column).filter(value.is_finite())
@@ -1334,9 +1328,9 @@ def overview(study: Study) -> Result:
     """What the input holds: its projects, their runs by state, the days between which they were made."""
     runs, options, state = study.any_state, study.options, pl.col("state").str.to_lowercase()
     days = pl.col("created_at").dt.strftime("%Y-%m-%d")
-    counts = [pl.len().alias("runs"), *((state == name).sum().alias(name) for name in STATES)]
-    first_last = days.min().alias("first_created"), days.max().alias("last_created")
-    table = collected(runs.frame.group_by("entity", "project").agg(*counts, *first_last).sort("entity", "project"))
+    counts = {"runs": pl.len(), **{name: (state == name).sum() for name in STATES}}
+    counts |= {"first_created": days.min(), "last_created": days.max()}
+    table = collected(runs.frame.group_by("entity", "project").agg(**counts).sort("entity", "project"))
     kinds = Counter(kind(column) for column in runs.dtypes if column not in runs.empty)
     notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
     finished = int(table["finished"].sum())
@@ -1345,12 +1339,11 @@ def overview(study: Study) -> Result:
     if not study.metrics:
         tables = [view for view in views_beside(runs) if view.strip('"').startswith("table_")]
         notes += [why_no_metric(study), *([f"W&B Tables, for --sql: {some_of(tables)}"] if tables else [])]
-    states = [name for name in STATES if table[name].sum()]
-    shown = [*(["entity", "project"] if table.height > 1 else []), "runs", *states, "first_created", "last_created"]
+    shown = [name for name in counts if name not in STATES or table[name].sum()]
+    shown = ["entity", "project", *shown] if table.height > 1 else shown
     whose = f": {path_text(table.row(0)[:2])}" if table.height == 1 else ""
     title = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}{whose}"
-    view = [(name.removesuffix("_created"), table[name]) for name in shown]
-    return Result("overview", title, table, view, notes)
+    return Result("overview", title, table, [(name.removesuffix("_created"), table[name]) for name in shown], notes)
 
 
 def machine_use(study: Study) -> list[Result]:
@@ -1373,11 +1366,10 @@ def machine_use(study: Study) -> list[Result]:
     hours = {"hours": time.sum() / 3600, "gpu_hours": time.sum() / 3600 * pl.col("gpu_count").first()}
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
-    heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
+    view = [*zip(("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %"), table, strict=True)]
     size = f"{short_number(sum(table['hours']))} hours of run time of {counted(rows.height, 'run')}"
-    title = f"Machine use: {size} in all states"
     note = "percentages are means over the runs, weighted by run time"
-    return [Result("machine", title, table, [*zip(heads, table, strict=True)], [note])]
+    return [Result("machine", f"Machine use: {size} in all states", table, view, [note])]
 
 
 def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
@@ -1528,11 +1520,10 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
             connection.execute(f"SET memory_limit = '1GB'; SET temp_directory = {sql_text(spill)}")
-            connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(files)}]")
             # By the statistics of a file's blocks no value exceeds the greatest number: NaN does.
-            connection.execute("SET disabled_optimizers = 'statistics_propagation'")
-            connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
+            connection.execute("SET disabled_optimizers = 'statistics_propagation'; SET TimeZone = 'UTC'")
+            connection.execute(f"SET python_enable_replacements = false; SET allowed_paths = [{', '.join(files)}]")
+            connection.execute("SET enable_external_access = false; SET lock_configuration = true")
             aliases: dict[str, str] = {}
             for view, parts in views.items():
                 aliases |= create_view(connection, view, parts, runs)
@@ -1550,9 +1541,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
             if re.match("Binder Error: (Referenced|.* does not have a) column", reason):
                 hint += "; --schema lists the columns of runs, --sql 'DESCRIBE history' those of another view"
-            reason = re.sub(
-                '.* Referenced (column ".*") not found.*bindings:', r"there is no \1; similar ones:", reason
-            )
+            unknown = '.* Referenced (column ".*") not found.*bindings:'
+            reason = re.sub(unknown, r"there is no \1; similar ones:", reason)
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
                 reason, hint = missing[0], f"; the views are {some_of(there)} ({OTHER_VIEWS})"
@@ -1718,10 +1708,7 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
 
 
 def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns renamed by `parts`.
-
-    `parts` are files, each with its columns: their names in the result, and in the file.
-    """
+    """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns that `parts` rename."""
     # The files are sorted by run: ranges of ids let whole row groups be skipped.
     ids = keys["id"].drop_nulls().unique().sort().to_list()
     size = math.ceil(len(ids) / 16) or 1
@@ -1846,10 +1833,7 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
 
 
 def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> pl.DataFrame:
-    """VALUE smoothed, or the best so far, and DIVERGED_AT: the x of each row from which its run has diverged.
-
-    From there to the run's end all values are NaN, infinite or over DIVERGED times its lowest value before.
-    """
+    """VALUE smoothed, or the best so far, and DIVERGED_AT: x where all values from there to the run's end are bad."""
     is_bad, lowest = ~pl.col(VALUE).is_finite(), finite(VALUE).cum_min().forward_fill()
     if goal == "minimize":
         is_bad |= ((lowest > 0) & (pl.col(VALUE) > DIVERGED * lowest)).fill_null(value=False)
@@ -2047,9 +2031,8 @@ def problems_of_runs(
     infinite = rows.select((~pl.col(column).is_finite()).any().alias(column) for column in metrics)
     for column in (each.name for each in infinite if each[0]):
         path, detail = runs.paths.get(column, [runs.label(column)]), pl.lit(f"{runs.label(column)} in the summary")
-        known = [
-            number for own in (path, path[:-1]) for number in non_finite.get(json.dumps(own), [])
-        ]  # loss.min: loss
+        own = path, path[:-1]  # loss.min is a summary of loss
+        known = [number for each in own for number in non_finite.get(json.dumps(each), [])]
         found.append((~pl.col(column).is_finite() & ~pl.col(RUN_NUMBER).is_in(known), pl.lit("non-finite"), detail))
     found.append((is_broken, state, where))
     found.append((is_over & (usual > 0) & (step < 0.5 * usual), pl.lit("stopped early"), early))
@@ -2495,11 +2478,7 @@ def csv_text(table: pl.DataFrame) -> str:
 
 
 def chart_json(result: Result, form: str, *, log: bool) -> str:
-    """A Vega-Lite chart of a result: lines, a pivot's heat map, or a point per run or group, with their intervals.
-
-    Only finite values are drawn, and on a logarithmic axis only those above 0; what is left out stands below the
-    title. In a page the text has the page's colour, light or dark, and the heading is the title.
-    """
+    """A Vega-Lite chart of a result: lines, a pivot's heat map, or a point per run or group, with their intervals."""
     value_title, x_title, table = result.chart or ("", "", pl.DataFrame())
     is_curve, is_picture = result.key == "curves", form in {"png", "svg"}
     table = table if is_curve else table.with_row_index("rank")
@@ -2519,16 +2498,16 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
         chart["layer"] = marks(rows, result.key, value, x_title, is_live=form == "html")
     if form == "html":
         chart["width"] = "container"
+    # In a page the text has the page's colour, light or dark, and the heading is the title.
     ink, ground = ("#222222", "white") if is_picture else ("currentColor", "transparent")
     text = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400}
     lines = {"domainColor": ink, "tickColor": ink, "gridColor": ink, "gridOpacity": 0.12}
     config: dict[str, Any] = {"axis": {**text, **lines}, "axisQuantitative": {"labelFlush": False, "tickCount": 6}}
     config |= {"legend": {**text, "symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1}}
     config |= {"view": {"stroke": None}, "font": CHART_FONT, "background": ground}
-    title: dict[str, Any] = {"text": remarks or "", "fontWeight": "normal"}
-    if is_picture:
-        title = {"text": textwrap.wrap(printable(result.title), 85), "subtitle": remarks or ""}
-    chart |= {"title": {**title, "anchor": "start", "color": ink, "subtitleColor": ink}, "config": config}
+    about = {"text": textwrap.wrap(printable(result.title), 85), "subtitle": remarks or ""}
+    about = about if is_picture else {"text": remarks or "", "fontWeight": "normal"}
+    chart |= {"title": {**about, "anchor": "start", "color": ink, "subtitleColor": ink}, "config": config}
     chart |= {"autosize": {"type": "fit-x", "contains": "padding"}, "data": {"values": rows.to_dicts()}}
     return json_text(chart)
 
@@ -2576,10 +2555,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
 
 
 def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, is_live: bool) -> list[dict[str, Any]]:
-    """Layers of a chart: curves with bands for their intervals, or a point with a bar per run or group.
-
-    In a live chart the pointer zooms, and a click in the legend hides the curve.
-    """
+    """Layers of a chart: curves with bands for their intervals, or a point with a bar per run or group."""
     firsts = rows.unique("rank", maintain_order=True)
     names = short_names([*map(printable, firsts["name"])], LEGEND_WIDTH if key == "curves" else LABEL_WIDTH)
     if key == "groups":
@@ -2613,7 +2589,7 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
     if "ci_low" in rows.columns:  # first, so that it lies below the values
         ends = {axis: {**value, "field": "ci_low"}, f"{axis}2": {"field": "ci_high"}}
         layers.insert(0, {"mark": span | clip, "encoding": {**other, **ends}})
-    if is_live and key == "curves":
+    if is_live and key == "curves":  # the pointer zooms, and a click in the legend hides the curve
         click = {"type": "point", "fields": ["rank"], "toggle": "true"}
         zoom = {"name": "zoom", "bind": "scales", "select": "interval"}
         layers[-1]["params"] = [zoom, {"name": "hidden", "bind": "legend", "select": click}]
@@ -2651,8 +2627,7 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
     shows = sys.stdout is not None and (file is None or options.format == "json" or sys.stdout.isatty())
     shows = shows and not (is_report and (options.output or options.format != "json"))
     if not is_report and not (shows and is_table):  # no table for people, which would say them
-        for result in results:
-            say(result.title, *result.notes)
+        say(*(line for result in results for line in (result.title, *result.notes)))
     if file:
         most = options.max_rows if is_report else 0
         with replacing(file) as partial:
