@@ -192,6 +192,7 @@ NOISE = {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 NOISE_TREES |= {"device_id", "gpu", "gpu_id", "gpu_ids", "local_rank"}  # of seeds that ran side by side
+# Of a sweep's definition that was passed to wandb.init() as a config.
 SWEEP_DEFINITION = re.compile(r"\bparameters\.[^.]+\.(values?|min|max|mu|sigma|q|distribution|probabilities)$")
 NAMING = {"exp", "expname", "experiment", "run"}  # words in settings that only name the others
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
@@ -1025,12 +1026,11 @@ def is_noise(values: pl.Series, path: str) -> bool:
     is_model = path.endswith("name_or_path")  # HuggingFace's name of the model or of its folder
     is_place = not (is_model or values.dtype.is_numeric() or PLACES.isdisjoint(words(path)))  # drop_path is none
     segments, there = re.split(r"[./]", path), values.drop_nulls()
-    if is_place or not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(segments):
+    is_noisy = not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(segments)
+    if is_place or is_noisy or SWEEP_DEFINITION.search(path):
         return True
     if segments[-1] == "device" and not values.dtype.is_nested():  # another one may be what was tried
         return bool(there.cast(pl.String).str.contains(r"^(auto|cpu|cuda|gpu|mps|tpu|xpu)?[:,\d]*$").all())
-    if SWEEP_DEFINITION.search(path):  # it was passed to wandb.init() as a config
-        return True
     one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
     if values.dtype == pl.String:
         date_or_path = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
@@ -1551,36 +1551,32 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
-    columns = {column.lower() for part in parts for column in part.dtypes}
     # A file that another tool rewrote has lost the W&B names of its columns: those of the other files are used.
     known = {column: path for part in parts for column, path in part.paths.items()}
     paths_of = [
         {c: part.paths.get(c, known.get(c, (part.label(c),))) for c in part.dtypes if c in known or c.startswith(NAMED)}
         for part in parts
     ]
-    named = dict.fromkeys(pair for own in paths_of for pair in own.items())  # a set, but in order
-    stored = [(c, path) for c, path in named if any(path)]  # a name in SQL cannot be empty
+    stored = dict.fromkeys(pair for own in paths_of for pair in own.items() if any(pair[1]))  # no name in SQL is empty
     # Each export settles its own names. Where one column has different W&B names in these files, or one W&B name has
-    # different columns, only W&B's names are used. SQL ignores case: names that differ only in case are one column.
+    # different columns, only W&B's names are used, with a hash where that may not be the only one. SQL ignores case:
+    # names that differ only in case are one column.
     of_column, of_path = Counter(column.lower() for column, _ in stored), Counter((kind(c), path) for c, path in stored)
-    unsettled = {c for c, path in stored if of_column[c.lower()] > 1 or of_path[kind(c), path] > 1}
     alike = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
-
-    def plain_name(column: str, path: KeyPath) -> str:
-        """The column, or if unsettled W&B's name, with a hash where that may not be the only one."""
-        if column not in unsettled:
-            return column
-        label, prefix = ".".join(path), f"{kind(column)}_" if name == "runs" else ""
-        is_alone = alike[kind(column), label.lower()] == 1 and not prefix
-        return label if is_alone else f"{prefix}{label}__{path_hash(path)[:8]}"
-
+    names = {(column, path): column for column, path in stored}
+    for column, path in stored:
+        if of_column[column.lower()] > 1 or of_path[kind(column), path] > 1:
+            label, hashed = ".".join(path), f"{'.'.join(path)}__{path_hash(path)[:8]}"
+            is_alone = alike[kind(column), label.lower()] == 1
+            names[column, path] = f"{kind(column)}_{hashed}" if name == "runs" else label if is_alone else hashed
+    unsettled = {column for (column, _), plain in names.items() if plain != column}
+    taken = {column.lower() for part in parts for column in part.dtypes if column not in unsettled}
+    taken |= {plain.lower() for plain in names.values()}
     aliases: dict[str, str] = {}
-    taken = columns - {column.lower() for column in unsettled}
-    taken |= {plain_name(column, path).lower() for column, path in stored if column in unsettled}
     for column, path in sorted(stored, key=lambda each: (each[0].startswith("metric_"), len(each[1]), len(each[0]))):
         label = ".".join(path)
         if label.lower() not in taken and alike[kind(column), label.lower()] == 1:
-            aliases[label] = plain_name(column, path)
+            aliases[label] = names[column, path]
             taken.add(label.lower())
     replaced = []
     for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
@@ -1588,7 +1584,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
     sources = []
     for part, own in zip(parts, paths_of, strict=True):
-        renamed = [f"{sql_name(c)} AS {sql_name(plain_name(c, path))}" for c, path in own.items() if c in unsettled]
+        renamed = [f"{sql_name(c)} AS {sql_name(names.get((c, p), c))}" for c, p in own.items() if c in unsettled]
         every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.files[0].absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
@@ -1605,7 +1601,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         same = [f"part.{c} IS NOT DISTINCT FROM runs.{c}" for c in ("entity", "project")]
         source += f" SEMI JOIN runs ON part.run_id = runs.id AND {' AND '.join(same)}"
     connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM {source}")  # noqa: S608 - quoted
-    return aliases | {plain_name(c, p): c for c, p in stored if c in unsettled and runs.paths.get(c, p) == p}
+    return aliases | {plain: c for (c, p), plain in names.items() if c in unsettled and runs.paths.get(c, p) == p}
 
 
 def sql_name(name: str) -> str:
@@ -2037,8 +2033,7 @@ def problems_of_runs(
     found.append((is_broken, state, where))
     found.append((is_over & (usual > 0) & (step < 0.5 * usual), pl.lit("stopped early"), early))
     for condition, problem, detail in found:
-        texts = {"problem": problem, "detail": detail}
-        yield from rows.with_columns(is_so=condition, **texts).filter("is_so").select(RUN_NUMBER, *texts).iter_rows()
+        yield from rows.filter(condition).select(RUN_NUMBER, problem=problem, detail=detail).iter_rows()
 
 
 # --- statistics -----------------------------------------------------------------------------------------------
@@ -2768,7 +2763,7 @@ def add_flags(parser: Parser) -> None:
     add = parser.add_argument_group("questions (one or more; without one: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": comma_list}
     flag: dict[str, Any] = {"action": "store_true"}
-    add("-t", "--top", type=whole_from(1), metavar="N", help="the N best runs and how they differ")
+    add("-t", "--top", type=partial(whole, 1), metavar="N", help="the N best runs and how they differ")
     add("-g", "--group-by", **many, metavar="A,B", help="statistics for each value of these columns")
     add("--pivot", **many, metavar="ROWS,COLUMNS", help="mean ± std (n) for each combination of values")
     add("--curves", **many, metavar="METRIC", help="values over the steps, per run or by --group-by")
@@ -2788,7 +2783,7 @@ def add_flags(parser: Parser) -> None:
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     points = f"points of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"
-    add("--points", type=whole_from(1), metavar="N", help=points)
+    add("--points", type=partial(whole, 1), metavar="N", help=points)
     add("--log", **flag, help="logarithmic value axis in pictures")
     group = parser.add_argument_group("metric")
     what = "metric to compare (may repeat; --top uses the first)"
@@ -2807,7 +2802,7 @@ def add_flags(parser: Parser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
     add("--columns", **many, metavar="A,B", help="show these columns")
-    add("--max-rows", type=whole_from(0), metavar="N", help="show at most N rows of each table (0: all)")
+    add("--max-rows", type=partial(whole, 0), metavar="N", help="show at most N rows of each table (0: all)")
     add("--format", choices=("table", "json", "csv", "markdown", "latex"), default="table", help="format of stdout")
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="print only errors on stderr")
@@ -2821,15 +2816,11 @@ def comma_list(text: str) -> list[str]:
     raise argparse.ArgumentTypeError("needs a value")
 
 
-def whole_from(least: int) -> Callable[[str], int]:
-    """A converter of text to a whole number that is not below `least`."""
-
-    def whole(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
-        return min(int(text), MOST_TYPED)
-
-    return whole
+def whole(least: int, text: str) -> int:
+    """A whole number that is not below `least`."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
+    return min(int(text), MOST_TYPED)
 
 
 class Parser(argparse.ArgumentParser):
