@@ -2244,21 +2244,19 @@ def fitted(  # noqa: C901 - a pipeline
         cells = cells_of(values.gather(shown), null, alike=result.key != "schema")
         cells = [*map(latex_cell if is_mean and escape is latex else escape, cells)]
         columns.append(TableColumn(escape(label), cells, is_number))
-    candidates = columns[: max(result.kept, width // 3 + 1)]  # each takes a character and two blanks at least
-    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in candidates]
+    fitting = max(result.kept, width // 3 + 1)  # each takes a character and two blanks at least
+    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:fitting]]
     if len(columns) == len(sizes) and sum(map(max, sizes)) + 2 * (len(sizes) - 1) <= width:
         least = width
 
-    def widths(limit: int) -> list[int]:
-        found = []
-        for column, (cells, head) in zip(candidates, sizes, strict=True):
-            whole, broken = max(cells, head), max(cells, min(head, least))
-            most_of_it = max(limit, width // 2) if column.label in WHOLE else limit
-            found.append(broken if column.is_number else min(whole, most_of_it))
-        return found
+    def room(n: int, limit: int) -> int:
+        cells, head = sizes[n]
+        if columns[n].is_number:
+            return max(cells, min(head, least))
+        return min(max(cells, head), max(limit, width // 2) if columns[n].label in WHOLE else limit)
 
     def fits(count: int, limit: int) -> bool:
-        return sum(widths(limit)[:count]) + 2 * (count - 1) <= width
+        return sum(room(n, limit) + 2 for n in range(count)) - 2 <= width
 
     count = max(result.kept, next((n for n in range(len(sizes), 0, -1) if fits(n, least if n > 2 else 1)), 1))
     if dropped := [label for label, _ in result.view[count:]]:
@@ -2272,13 +2270,13 @@ def fitted(  # noqa: C901 - a pipeline
         has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:]), strict=True)]
         columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
     rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
-    for n, (column, room) in enumerate(zip(columns, widths(limit), strict=False)):
-        is_whole = column.is_number or column.label in BROKEN
-        texts = column.cells if is_whole else short_names(column.cells, room)
+    for n, column in enumerate(columns):
+        own, is_whole = room(n, limit), column.is_number or column.label in BROKEN
+        texts = column.cells if is_whole else short_names(column.cells, own)
         texts = [short_names(row, limit)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
-        parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ,=-])|$)|.{{1,{room}}}", column.label)  # ends of words first
-        label = column.label if cell_count(column.label) <= room else "\n".join(parts)
-        columns[n] = TableColumn(label, texts, column.is_number, room)
+        parts = re.findall(rf".{{1,{own}}}(?:(?<=[/_. ,=-])|$)|.{{1,{own}}}", column.label)  # ends of words first
+        label = column.label if cell_count(column.label) <= own else "\n".join(parts)
+        columns[n] = TableColumn(label, texts, column.is_number, own)
     return columns, notes
 
 
@@ -2557,18 +2555,17 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         names = [f"{name}  (n={n})" for name, n in zip(names, firsts["n"], strict=True)]
     named = {"title": None, "labelExpr": f"{json.dumps(names)}[datum.value]"}  # names may repeat
     heads = {"name": "name", "x": x_title, "value": value["title"], "ci_low": "95 % from", "ci_high": "to"}
-    tips: list[dict[str, Any]] = [{"field": c, "title": head} for c, head in heads.items() if c in rows.columns]
-    for tip in (tip for tip in tips if tip["field"] not in {"name", "x"}):
-        tip |= {"type": "quantitative", "format": ".6~g"}
+    form: dict[str, Any] = {"type": "quantitative", "format": ".6~g"}
+    tips = [{"field": c, "title": heads[c]} | ({} if c in {"name", "x"} else form) for c in heads if c in rows.columns]
     if key == "curves":
         title = {"time": "time (UTC)", "runtime": "runtime (s)"}.get(x_title, x_title)
         x: dict[str, Any] = {"field": "x", "title": title, "type": "quantitative"}
         x["scale"] = {"nice": False, "zero": False}
         if rows["x"].dtype.is_temporal():
             seconds = rows.select((pl.col("x").max() - pl.col("x").min()).dt.total_seconds()).item()
-            form = "%Y-%m-%d %H:%M:%S" if seconds < 600 else "%Y-%m-%d %H:%M" if seconds < 3e6 else "%Y-%m-%d"
+            times = "%Y-%m-%d %H:%M:%S" if seconds < 600 else "%Y-%m-%d %H:%M" if seconds < 3e6 else "%Y-%m-%d"
             x |= {"type": "temporal", "scale": {"type": "utc"}}
-            x["axis"] = {"format": form, "tickCount": 5, "labelFlush": False}
+            x["axis"] = {"format": times, "tickCount": 5, "labelFlush": False}
             tips[1] |= {"timeUnit": "utcyearmonthdatehoursminutesseconds", "format": "%Y-%m-%d %H:%M:%S"}
         axis, other = "y", {"x": x, "color": {"field": "rank", "type": "nominal", "legend": named}}
         point = rows["x"].n_unique() <= 30 or "transparent"  # where the pointer finds values
