@@ -773,15 +773,16 @@ def in_states(states: Sequence[str]) -> pl.Expr:
     return pl.col("state").str.to_lowercase().is_in(states)
 
 
-def remarks_on_metric(metric: Metric, study: Study) -> list[str]:
-    """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
-    column, runs, value, remarks = pl.col(metric.column), study.runs, study.options.value, list[str]()
+def say_about_metric(metric: Metric, study: Study) -> None:
+    """Print what the user should know about a metric: runs in other states that have it, what its values rest on."""
+    column, runs, value = pl.col(metric.column), study.runs, study.options.value
     label = metric.label.removesuffix(f" ({VALUES[value]})")
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
-        of_them = f"{held:,} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
-        remarks += [f"{of_them} {label}; --state all includes them"] if held else []
+        if held:
+            has = "has" if held == 1 else "have"
+            say(f"{held:,} of {counted(dropped, 'run')} in other states {has} {label}; --state all includes them")
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
@@ -791,8 +792,7 @@ def remarks_on_metric(metric: Metric, study: Study) -> list[str]:
             "reached NaN or infinity; only finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
         }
         counts = collected(runs.frame.select(is_so.sum().alias(fact) for fact, is_so in facts.items()))
-        remarks += [f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count]
-    return remarks
+        say(*(f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count))
 
 
 # --- questions: the best runs, groups, pivots -----------------------------------------------------------------
@@ -2217,8 +2217,8 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
         lines += [f"<script>{library}</script>", f"<script>{start}</script>"]
     head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
     head += f"<meta name='viewport' content='width=device-width'><title>{html_text(results[0].title)}</title>"
-    head += f"<style>{STYLE}</style>"
-    return "\n".join(["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *lines, "</body></html>"]) + "\n"
+    lines = [f"<!doctype html>\n<html lang='en'><head>{head}<style>{STYLE}</style></head><body>", *lines]
+    return "\n".join(lines) + "\n</body></html>\n"
 
 
 def fitted(  # noqa: C901 - a pipeline
@@ -2865,7 +2865,7 @@ def analyze(options: Options) -> int:
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         raise ScriptError(why_no_metric(study), WRONG_USAGE)
     for metric in metrics:
-        say(*remarks_on_metric(metric, study))
+        say_about_metric(metric, study)
     if options.best_per:
         runs = best_settings(study)
     runs, by, apart = grouping(options.group_by, runs)
