@@ -1990,10 +1990,9 @@ def last_lines(runs: Runs) -> pl.DataFrame:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", "line", "stream", id="run_id") for each in consoles)
     lines = lines.filter(pl.col("text").str.contains(r"\w") & ~is_sdk)
-    lines = lines.join(broken, on=KEY, how="inner", nulls_equal=True).select(*KEY, "text", order=order)
-    last = collected(lines.group_by(KEY).agg(pl.col("order").max())).lazy()  # first without texts: these may be many
-    found = lines.join(last, on=[*KEY, "order"], how="semi", nulls_equal=True).unique(KEY, keep="first")
-    return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}█-▏]+", " ").str.strip_chars()))
+    lines = lines.join(broken, on=KEY, how="inner", nulls_equal=True)
+    last = pl.col("text").max_by(order).str.replace_all(r"[\s\p{Cc}█-▏]+", " ").str.strip_chars()
+    return collected(lines.group_by(KEY).agg(line=last))
 
 
 def problems_of_runs(
