@@ -1705,15 +1705,10 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
 
 def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.DataFrame) -> pl.DataFrame:
     """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns that `parts` rename."""
-    # The files are sorted by run: ranges of ids let whole row groups be skipped.
-    ids = keys["id"].drop_nulls().unique().sort().to_list()
-    size = math.ceil(len(ids) / 16) or 1
-    ranges = [ids[start : start + size] for start in range(0, len(ids), size)]
-    near = [pl.col("run_id").is_null() if keys["id"].has_nulls() else pl.lit(value=False)]
-    near += [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
+    is_near = pl.col("run_id").is_in(keys["id"].unique().to_list(), nulls_equal=True)  # skips row groups of others
     numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
     for part, columns in (each for each in parts if each[1]):
-        rows = part.frame.filter(pl.any_horizontal(near))
+        rows = part.frame.filter(is_near)
         values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
         rows = rows.select("entity", "project", "_step", id="run_id", **values)
         rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
@@ -2257,7 +2252,8 @@ def fitted(  # noqa: C901 - a pipeline
     def fits(count: int, limit: int) -> bool:
         return sum(room(n, limit) + 2 for n in range(count)) - 2 <= width
 
-    count = max(result.kept, next((n for n in range(len(sizes), 0, -1) if fits(n, least if n > 2 else 1)), 1))
+    counts = range(len(sizes), min(1, len(sizes)) - 1, -1)  # from all to one
+    count = max(result.kept, next((n for n in counts if fits(n, least if n > 2 else 1)), counts[-1]))
     if dropped := [label for label, _ in result.view[count:]]:
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
