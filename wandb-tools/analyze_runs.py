@@ -196,7 +196,6 @@ NOISE_TREES |= {"device_id", "gpu", "gpu_id", "gpu_ids", "local_rank"}  # of see
 SWEEP_DEFINITION = re.compile(r"\bparameters\.[^.]+\.(values?|min|max|mu|sigma|q|distribution|probabilities)$")
 NAMING = {"exp", "expname", "experiment", "run"}  # words in settings that only name the others
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
-MOST_TYPED = 10**9  # larger numbers of rows or points mean this
 # Flags of the other scripts, and the condition that does the same here.
 OTHER_FILTERS = dict.fromkeys(("-p", "--project"), "project = 'NAME'") | {"--sweep": "sweep = 'ID'"}
 OTHER_FILTERS |= dict.fromkeys(("-e", "--entity"), "entity = 'NAME'") | {"--tag": "list_contains(tags, 'NAME')"}
@@ -1628,7 +1627,7 @@ def files_beside(runs: Runs) -> list[Runs]:
     if gone := sorted(sources - there):  # a Path loses a slash of s3://
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
         say_once(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
-    beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
+    beside = [file for folder in folders for file in folder.glob("[!.]*.parquet")]
     found, projects = [], {*rows.select("entity", "project").iter_rows()}
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         try:
@@ -2812,7 +2811,7 @@ def whole(least: int, text: str) -> int:
     """A whole number that is not below `least`."""
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
-    return min(int(text), MOST_TYPED)
+    return min(int(text), 10**9)  # more rows or points mean all
 
 
 class Parser(argparse.ArgumentParser):
