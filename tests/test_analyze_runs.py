@@ -381,6 +381,18 @@ def test_the_summary_of_a_metric_is_its_best_one_as_its_name_tells(tmp_path: Pat
     assert "0.9" in answer.out
 
 
+def test_the_best_value_that_older_sdks_keep_of_a_metric(tmp_path: Path) -> None:
+    file = write_runs(tmp_path, [Run("a", summary={"acc": {"best": 0.9, "first": 0.1}})])
+    assert "of acc only the best value is stored: acc.best is used" in answered(file, "--metric", "acc", "--top", 1).err
+
+
+def test_runs_that_keep_another_value_of_a_metric_are_named(tmp_path: Path) -> None:
+    """As those from the day on that define_metric was added to the program."""
+    file = write_runs(tmp_path, [Run("old", summary={"acc": 0.5}), Run("new", summary={"acc": {"max": 0.9}})])
+    hint = "use aggregate_runs.py --history, then --value last (or min, max)"
+    assert f"1 run with acc.max instead of acc: {hint}" in answered(file, "--metric", "acc", "--top", 1).err
+
+
 def test_stored_goal_beats_the_name_and_a_flag_beats_both(tmp_path: Path) -> None:
     runs = [Run("low", summary={"x/loss": 1.0}), Run("high", summary={"x/loss": 2.0})]
     file = write_runs(tmp_path, runs, metrics={"metric_x_loss": {"goal": "maximize"}})

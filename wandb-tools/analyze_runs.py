@@ -137,7 +137,8 @@ NUMBERS = {"runtime_s", "last_step", "history_rows", "gpu_count", "_step", "_run
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 NAMED = ("config_", "metric_")  # the columns that W&B's names stand for, in this order
-SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
+SUMMARIES = {"min": "minimum", "max": "maximum", "best": "best value", "last": "last value", "mean": "mean"}
+SUMMARIES |= {"first": "first value"}  # of define_metric
 SAY_GOAL = "add --ascending or --descending"
 VALIDATION = {"val", "valid", "validation", "eval"}
 # Which value stands for a run: the summary's, or one that aggregate_runs --history computed.
@@ -636,6 +637,9 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         column = metric_called(name, runs) or column
     plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
     column = column or (known_column(name, runs, ["config_"]) if options.value == "summary" else None)
+    # Of some runs, define_metric may keep another value than the last one.
+    names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
+    columns = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
     if options.value != "summary":
         prefix, what = f"history_{options.value}_", f" ({VALUES[options.value]})"
         there = [c.removeprefix(prefix) for c in metric_columns(runs, prefix)]
@@ -647,9 +651,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
             how = did_you_mean(plain_name, () if column else there) or f"; the histories have {some_of(there)}"
             how = how if there else f"; aggregate_runs.py --history{flag} adds such columns"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
-    elif column is None:  # define_metric may keep a summary of it: the best value as the goal wants, else the last one
-        names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
-        columns = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
+    elif column is None:  # the best value as the goal wants, else the last one
         if not columns:
             if any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
                 how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
@@ -658,11 +660,16 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         stored = [runs.goals[summary] for summary in columns.values() if summary in runs.goals]
         goal = options.goal or next(iter(stored), None) or goal_by_name(name)
         best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
-        child = next(child for child in (best, "last", "mean", *SUMMARIES) if child in columns)
+        child = next(child for child in (best, "best", "last", *SUMMARIES) if child in columns)
         shown = column = columns[child]
         say(f"of {name} only the {SUMMARIES[child]} is stored: {runs.label(column)} is used")
     else:
         shown = column
+        others = pl.col(column).is_null() & pl.any_horizontal(False, pl.col(columns.values()).is_not_null())
+        if lacking := runs.frame.select(others.sum()).collect().item():
+            what_else = some_of([*map(runs.label, columns.values())])
+            hint = "use aggregate_runs.py --history, then --value last (or min, max)"
+            say(f"{counted(lacking, 'run')} with {what_else} instead of {runs.label(column)}: {hint}")
     label = runs.label(column) if column else name.removeprefix("metric_")
     if not runs.dtypes[shown].is_numeric():
         raise ScriptError(f"{label} is {runs.dtypes[shown]}, not a number; use it with --group-by", WRONG_USAGE)
