@@ -381,6 +381,18 @@ def test_the_summary_of_a_metric_is_its_best_one_as_its_name_tells(tmp_path: Pat
     assert "0.9" in answer.out
 
 
+def test_the_best_value_that_older_sdks_keep_of_a_metric(tmp_path: Path) -> None:
+    file = write_runs(tmp_path, [Run("a", summary={"acc": {"best": 0.9, "first": 0.1}})])
+    assert "of acc only the best value is stored: acc.best is used" in answered(file, "--metric", "acc", "--top", 1).err
+
+
+def test_runs_that_keep_another_value_of_a_metric_are_named(tmp_path: Path) -> None:
+    """As those from the day on that define_metric was added to the program."""
+    file = write_runs(tmp_path, [Run("old", summary={"acc": 0.5}), Run("new", summary={"acc": {"max": 0.9}})])
+    hint = "use aggregate_runs.py --history, then --value last (or min, max)"
+    assert f"1 run with acc.max instead of acc: {hint}" in answered(file, "--metric", "acc", "--top", 1).err
+
+
 def test_stored_goal_beats_the_name_and_a_flag_beats_both(tmp_path: Path) -> None:
     runs = [Run("low", summary={"x/loss": 1.0}), Run("high", summary={"x/loss": 2.0})]
     file = write_runs(tmp_path, runs, metrics={"metric_x_loss": {"goal": "maximize"}})
@@ -550,8 +562,8 @@ def test_statistics_equal_plain_python(rows: list[tuple[str | None, float | None
     )
     runs = analyze_runs.Runs(frame.lazy(), frame.schema)
     metric = analyze_runs.Metric("m", "m", goal, "as given")
-    study = analyze_runs.Study(runs, runs, runs, ["g"], ["g"], [metric])
-    table = analyze_runs.groups(study, metric, analyze_runs.parse_args([])).table
+    study = analyze_runs.Study(analyze_runs.parse_args([]), runs, runs, runs, [metric], ["g"], ["g"])
+    table = analyze_runs.groups(study, metric).table
     assert table["runs"].sum() == len(rows)
     for row in table.to_dicts():
         values = [value for group, value in rows if group == row["g"]]
@@ -893,11 +905,10 @@ def test_plain_words_name_the_default_metric(tmp_path: Path, word: str) -> None:
     assert f"metric: val/{word} (use --metric" in answer.out + answer.err
 
 
-def test_a_setting_of_one_finite_value_is_not_ranked() -> None:
-    values = [float(n) for n in range(12)]
-    table = pl.DataFrame({"x": [1.0] * 11 + [math.nan], "y": values, analyze_runs.VALUE: values})
-    assert analyze_runs.association("x", table) is None
-    assert analyze_runs.association("y", table) is not None
+def test_a_setting_of_one_finite_value_is_not_ranked(tmp_path: Path) -> None:
+    runs = [Run(f"r{n}", config={"x": 1.0 if n else math.nan, "y": n}, summary={"loss": n}) for n in range(12)]
+    rows = json.loads(answered(write_runs(tmp_path, runs), "--importance", "--json").out)["importance"]
+    assert [row["column"] for row in rows] == ["config_y"]
 
 
 def test_incomplete_beta_equals_scipy() -> None:

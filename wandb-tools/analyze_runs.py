@@ -105,7 +105,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
@@ -125,6 +125,10 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "p
 KEY = ("entity", "project", "id")  # what makes a run unique
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
+# The views of --sql, and the columns of their files; other files belong to none.
+NEEDED = {"table": {*ROW_COLUMNS, "row"}, "runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}}
+NEEDED |= {"history": {*ROW_COLUMNS, "_step"}, "system": {*ROW_COLUMNS, "_timestamp"}}
+DOCUMENTS = ("columns", "metrics", "source")  # in the metadata of parquet files, as JSON
 IDENTITY = {*RUN_COLUMNS, "heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type"}
 IDENTITY |= {"sweep", "user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count"}
 IDENTITY |= {"exported_at", "source_file", "_config_json", "_summary_json"}
@@ -133,7 +137,8 @@ NUMBERS = {"runtime_s", "last_step", "history_rows", "gpu_count", "_step", "_run
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 NAMED = ("config_", "metric_")  # the columns that W&B's names stand for, in this order
-SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
+SUMMARIES = {"min": "minimum", "max": "maximum", "best": "best value", "last": "last value", "mean": "mean"}
+SUMMARIES |= {"first": "first value"}  # of define_metric
 SAY_GOAL = "add --ascending or --descending"
 VALIDATION = {"val", "valid", "validation", "eval"}
 # Which value stands for a run: the summary's, or one that aggregate_runs --history computed.
@@ -188,10 +193,10 @@ NOISE = {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 NOISE_TREES |= {"device_id", "gpu", "gpu_id", "gpu_ids", "local_rank"}  # of seeds that ran side by side
+# Of a sweep's definition that was passed to wandb.init() as a config.
 SWEEP_DEFINITION = re.compile(r"\bparameters\.[^.]+\.(values?|min|max|mu|sigma|q|distribution|probabilities)$")
 NAMING = {"exp", "expname", "experiment", "run"}  # words in settings that only name the others
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
-MOST_TYPED = 10**9  # larger numbers of rows or points mean this
 # Flags of the other scripts, and the condition that does the same here.
 OTHER_FILTERS = dict.fromkeys(("-p", "--project"), "project = 'NAME'") | {"--sweep": "sweep = 'ID'"}
 OTHER_FILTERS |= dict.fromkeys(("-e", "--entity"), "entity = 'NAME'") | {"--tag": "list_contains(tags, 'NAME')"}
@@ -246,6 +251,7 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
+Options: TypeAlias = argparse.Namespace  # the command line, checked: see add_flags()
 Problem: TypeAlias = tuple[int, str, str]  # of --health: the run's number, the kind of problem, a detail
 
 
@@ -257,48 +263,7 @@ class ScriptError(Exception):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
-class Options:
-    """The command line, checked."""
-
-    inputs: Sequence[Path]
-    top: int | None
-    group_by: Sequence[str]
-    pivot: Sequence[str]
-    curves: Sequence[str]
-    varying: bool
-    diff: Sequence[str]
-    importance: bool
-    health: bool
-    schema: bool
-    sql: str | None
-    report: Path | None
-    stat: str  # mean, median or iqm: what groups are compared by
-    best_per: Sequence[str]
-    x: str | None
-    best_so_far: bool
-    smooth: float | None
-    points: int | None
-    log: bool
-    metrics: Sequence[str]
-    value: str  # which value stands for a run: see VALUES
-    goal: Goal | None
-    name_patterns: Sequence[str]
-    where: str | None
-    states: Sequence[str]  # in lower case; empty: the default
-    output: Path | None
-    columns: Sequence[str]
-    max_rows: int | None  # 0: all
-    format: str
-    quiet: bool
-    debug: bool
-
-    @property
-    def for_programs(self) -> bool:
-        return self.format in {"json", "csv"} or self.output is not None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Runs:
     """A lazy frame with one row per run, and what its files say about the columns; also a history, a row per step."""
 
@@ -312,7 +277,7 @@ class Runs:
     source: Mapping[str, Any] = field(default_factory=dict)  # of a file: entity, project and export_id of its export
     parts: tuple[Runs, ...] = ()  # the inputs of runs
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
-    view: str = "runs"  # of --sql that the file belongs to: see view_of()
+    view: str = "runs"  # of --sql that the file belongs to: see NEEDED
 
     @property
     def project(self) -> tuple[str, str]:
@@ -349,12 +314,13 @@ class Metric(NamedTuple):
 class Study(NamedTuple):
     """What questions are asked about."""
 
+    options: Options
     everything: Runs  # all runs of the inputs
     any_state: Runs  # those that pass the filters
     runs: Runs  # those of them in the states asked for
-    by: Sequence[str]  # the columns to group by
-    apart: Sequence[str]  # those of them that tell the groups apart, for people: others follow from these
     metrics: Sequence[Metric]
+    by: Sequence[str] = ()  # the columns to group by
+    apart: Sequence[str] = ()  # those of them that tell the groups apart, for people: others follow from these
 
 
 @dataclass(frozen=True)
@@ -405,9 +371,7 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
     say(*[*damaged_files.values()][:MOST_SAID], even_if_quiet=True)
     if (more := len(damaged_files) - MOST_SAID) > 0:
         say(f"left out: {counted(more, 'more file')} that cannot be read", even_if_quiet=True)
-    runs = [part for part in parts if part.view == "runs"]
-    others = [part for part in parts if part.view not in {"runs", ""}]
-    foreign = [str(part.files[0]) for part in parts if not part.view]
+    runs, others = [p for p in parts if p.view == "runs"], [p for p in parts if p.view not in {"runs", ""}]
     whose = {other.project for other in others if "project" in other.source}
     folders = set() if runs else {other.files[0].parent for other in others}
     for file in sorted(file for folder in folders for file in folder.glob("[!.]*.parquet")):
@@ -421,18 +385,17 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         missing = f"; the runs file of {some_of([*map(path_text, sorted(whose))])} is missing there" if whose else ""
         hint = "name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError(f"no runs in {looked_at}{missing}; {hint}", NOTHING_USABLE)
-    if places:
-        if foreign:
-            say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
-        return replace(join_inputs(runs), others=tuple(other.files[0] for other in others))
-    newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
-    exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
-    is_export = newest.files[0] != UNIFIED_FILE
-    which = f", the newest of {len(exports):,} exports" if is_export and len(exports) > 1 else ""
-    say(f"reading {newest.files[0]}{which}")
-    if is_export and len(exports) < len(runs):
-        say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
-    return join_inputs([newest])
+    if places and (foreign := [str(part.files[0]) for part in parts if not part.view]):
+        say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
+    if not places:
+        newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
+        exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
+        which = f", the newest of {len(exports):,} exports" if newest in exports and len(exports) > 1 else ""
+        say(f"reading {newest.files[0]}{which}")
+        if newest in exports and len(exports) < len(runs):
+            say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
+        runs, others = [newest], []
+    return replace(join_inputs(runs), others=tuple(other.files[0] for other in others))
 
 
 def open_file(file: Path) -> Runs:
@@ -440,7 +403,12 @@ def open_file(file: Path) -> Runs:
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
-        paths, goals, axes, source = documents_of(metadata)
+        paths, metrics, source = (json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in DOCUMENTS)
+        ".".join(itertools.chain(*paths.values())).encode()  # fails unless each path is a list of texts
+        named = {column: tuple(path) for column, path in paths.items()}
+        goals = {c: said["goal"] for c, said in metrics.items() if said.get("goal") in ("minimize", "maximize")}
+        axes = {c: said["step_metric"] for c, said in metrics.items() if isinstance(said.get("step_metric"), str)}
+        source["export_id"] = metadata.get(EXPORT_KEY)
         frame = frame.with_columns(
             (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
             cs.duration().dt.total_microseconds() / 1e6,
@@ -451,39 +419,16 @@ def open_file(file: Path) -> Runs:
             pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
         )
         frame = frame.with_columns(known_times())
-        view = view_of(file, frame.collect_schema().keys(), metadata)
+        columns = {*frame.collect_schema()}
+        view = next((view for view, needed in NEEDED.items() if needed <= columns and RESULT_KEY not in metadata), "")
+        if TABLE_KEY in metadata or view == "table":
+            view = f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
         frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema(), view).items())
         dtypes = frame.collect_schema()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
+    except (Exception, pl.exceptions.PanicException) as error:  # of what a foreign file may hold no list is complete
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
-    return Runs(frame, dtypes, paths, goals, axes, files=(file,), source=source, view=view)
-
-
-def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -> str:
-    """runs, history, console, system or table_<key>; empty for answers of this script and files of other tools."""
-    if RESULT_KEY in metadata:
-        return ""
-    if TABLE_KEY in metadata or {*ROW_COLUMNS, "row"} <= {*columns}:
-        return f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
-    needed = {"runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}, "history": {*ROW_COLUMNS, "_step"}}
-    needed["system"] = {*ROW_COLUMNS, "_timestamp"}
-    return next((view for view in needed if needed[view] <= {*columns}), "")
-
-
-def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Goal], dict[str, str], Any]:
-    """W&B's paths of columns, their goals and axes by define_metric, and the export; ValueError if they are damaged."""
-    documents = [json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics", "source")]
-    paths, metrics, source = documents
-    lists = paths.values() if all(isinstance(each, dict) for each in documents) else [None]
-    if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
-        raise ValueError("its metadata is not what export_runs.py writes")
-    json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
-    facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
-    goals = {c: said["goal"] for c, said in facts.items() if said.get("goal") in ("minimize", "maximize")}
-    axes = {c: said["step_metric"] for c, said in facts.items() if isinstance(said.get("step_metric"), str)}
-    source["export_id"] = metadata.get(EXPORT_KEY)
-    return {column: tuple(path) for column, path in paths.items()}, goals, axes, source
+    return Runs(frame, dtypes, named, goals, axes, files=(file,), source=source, view=view)
 
 
 def known_times() -> pl.Expr:
@@ -565,11 +510,8 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
 
 
 def known_column(name: str, runs: Runs, prefixes: Sequence[str] = NAMED) -> str | None:
-    """The column called `name`: by its column, its W&B name or its flattened name, in this order.
-
-    A derived column without any value gives way to a config key or column of its name.
-    """
-    if name in runs.dtypes and name not in runs.empty:
+    """The column called `name`: by its column, its W&B name or its flattened name, in this order."""
+    if name in runs.dtypes and name not in runs.empty:  # a derived column without values gives way to a setting
         return name
     called = [column for column in runs.paths if column in runs.dtypes and runs.label(column) == name]
     called.sort(key=lambda column: len(runs.paths[column]))  # ["a.b"] before ["a", "b"]
@@ -695,6 +637,9 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         column = metric_called(name, runs) or column
     plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
     column = column or (known_column(name, runs, ["config_"]) if options.value == "summary" else None)
+    # Of some runs, define_metric may keep another value than the last one.
+    names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
+    columns = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
     if options.value != "summary":
         prefix, what = f"history_{options.value}_", f" ({VALUES[options.value]})"
         there = [c.removeprefix(prefix) for c in metric_columns(runs, prefix)]
@@ -706,9 +651,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
             how = did_you_mean(plain_name, () if column else there) or f"; the histories have {some_of(there)}"
             how = how if there else f"; aggregate_runs.py --history{flag} adds such columns"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
-    elif column is None:  # define_metric may keep a summary of it: the best value as the goal wants, else the last one
-        names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
-        columns = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
+    elif column is None:  # the best value as the goal wants, else the last one
         if not columns:
             if any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
                 how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
@@ -717,11 +660,16 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         stored = [runs.goals[summary] for summary in columns.values() if summary in runs.goals]
         goal = options.goal or next(iter(stored), None) or goal_by_name(name)
         best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
-        child = next(child for child in (best, "last", "mean", *SUMMARIES) if child in columns)
+        child = next(child for child in (best, "best", "last", *SUMMARIES) if child in columns)
         shown = column = columns[child]
         say(f"of {name} only the {SUMMARIES[child]} is stored: {runs.label(column)} is used")
     else:
         shown = column
+        others = pl.col(column).is_null() & pl.any_horizontal(False, pl.col(columns.values()).is_not_null())
+        if lacking := runs.frame.select(others.sum()).collect().item():
+            what_else = some_of([*map(runs.label, columns.values())])
+            hint = "use aggregate_runs.py --history, then --value last (or min, max)"
+            say(f"{counted(lacking, 'run')} with {what_else} instead of {runs.label(column)}: {hint}")
     label = runs.label(column) if column else name.removeprefix("metric_")
     if not runs.dtypes[shown].is_numeric():
         raise ScriptError(f"{label} is {runs.dtypes[shown]}, not a number; use it with --group-by", WRONG_USAGE)
@@ -831,17 +779,18 @@ def in_states(states: Sequence[str]) -> pl.Expr:
     return pl.col("state").str.to_lowercase().is_in(states)
 
 
-def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[str]:
-    """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
-    column, runs, remarks = pl.col(metric.column), study.runs, list[str]()
-    label = metric.label.removesuffix(f" ({VALUES[options.value]})")
+def say_about_metric(metric: Metric, study: Study) -> None:
+    """Print what the user should know about a metric: runs in other states that have it, what its values rest on."""
+    column, runs, value = pl.col(metric.column), study.runs, study.options.value
+    label = metric.label.removesuffix(f" ({VALUES[value]})")
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
-        of_them = f"{held:,} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
-        remarks += [f"{of_them} {label}; --state all includes them"] if held else []
+        if held:
+            has = "has" if held == 1 else "have"
+            say(f"{held:,} of {counted(dropped, 'run')} in other states {has} {label}; --state all includes them")
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
-    if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
+    if value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
         facts = {
             f"logged fewer than 10 values of {label}": column.is_not_null() & (pl.col(number) < 10),
@@ -849,19 +798,15 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
             "reached NaN or infinity; only finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
         }
         counts = collected(runs.frame.select(is_so.sum().alias(fact) for fact, is_so in facts.items()))
-        remarks += [f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count]
-    return remarks
+        say(*(f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count))
 
 
 # --- questions: the best runs, groups, pivots -----------------------------------------------------------------
 
 
-def top(study: Study, options: Options) -> list[Result]:
-    """The best runs by the first metric, with --columns, or else their settings; shown are those that vary.
-
-    Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
-    """
-    runs, metric = study.runs, study.metrics[0]
+def top(study: Study) -> list[Result]:
+    """The best runs by the first metric, with --columns, or else the settings that vary; ties by the runs' keys."""
+    runs, options, metric = study.runs, study.options, study.metrics[0]
     value = pl.col(metric.column)
     candidates = runs.frame.select(*KEY, metric.column).filter(value.is_finite())
     ranked = candidates.sort(metric.column, *KEY, descending=metric.descending(KEY), nulls_last=True)
@@ -919,9 +864,9 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
     return [f"{finite_ones}; left out: {', '.join(parts)}"] if parts else []
 
 
-def groups(study: Study, metric: Metric, options: Options) -> Result:
+def groups(study: Study, metric: Metric) -> Result:
     """Statistics of a metric per combination of the values of --group-by, the best first."""
-    runs, by, apart, stat = study.runs, study.by, study.apart, options.stat
+    runs, by, apart, options, stat = study.runs, study.by, study.apart, study.options, study.options.stat
     step = metric.beside(f"{options.value}_step")
     steps = ["best_step"] if step in runs.dtypes else []
     table = group_statistics(runs, by, metric, stat, step if steps else None)
@@ -996,18 +941,19 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     return remarks
 
 
-def pivot(study: Study, metric: Metric, options: Options) -> Result:
+def pivot(study: Study, metric: Metric) -> Result:
     """A metric's mean, standard deviation and n per combination of two columns' values; the best are marked."""
-    runs, by, _ = grouping(options.pivot or study.apart, study.runs)
+    names = study.options.pivot or study.apart
+    runs, by, _ = grouping(names, study.runs)
     if len(by) != 2:
-        raise ScriptError(f"--pivot {','.join(options.pivot)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
+        raise ScriptError(f"--pivot {','.join(names)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
     mean, (rows, columns) = pl.col("mean"), labels(by, runs).values()
     best = mean.min() if metric.goal == "minimize" else mean.max()
     cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
     lost = without_value("value", *cells.select("runs", "n", "n_nonfinite").sum().row(0))
     in_row, in_column = ((mean == best.over(column)).fill_null(value=False) for column in by)
-    names = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
-    cells = cells.select(*names, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
+    named = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
+    cells = cells.select(*named, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
     down, across = (cells_of(told_apart(cells[name].unique().sort(nulls_last=True))) for name in ("rows", "columns"))
     cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
     filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
@@ -1086,12 +1032,11 @@ def is_noise(values: pl.Series, path: str) -> bool:
     is_model = path.endswith("name_or_path")  # HuggingFace's name of the model or of its folder
     is_place = not (is_model or values.dtype.is_numeric() or PLACES.isdisjoint(words(path)))  # drop_path is none
     segments, there = re.split(r"[./]", path), values.drop_nulls()
-    if is_place or not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(segments):
+    is_noisy = not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(segments)
+    if is_place or is_noisy or SWEEP_DEFINITION.search(path):
         return True
     if segments[-1] == "device" and not values.dtype.is_nested():  # another one may be what was tried
         return bool(there.cast(pl.String).str.contains(r"^(auto|cpu|cuda|gpu|mps|tpu|xpu)?[:,\d]*$").all())
-    if SWEEP_DEFINITION.search(path):  # it was passed to wandb.init() as a config
-        return True
     one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
     if values.dtype == pl.String:
         date_or_path = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
@@ -1139,9 +1084,10 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
     return replace(runs, frame=frame, dtypes={**runs.dtypes, name: pl.Enum(names)}, paths=paths), name
 
 
-def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
+def best_settings(study: Study) -> Runs:
     """The runs of each group's best setting: the one with the best mean over its runs, which differ in their seeds."""
-    runs, per, _ = grouping(options.best_per, runs)
+    metric = study.metrics[0]
+    runs, per, _ = grouping(study.options.best_per, study.runs)
     table, settings, _ = varying_settings(runs)
     settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
     if not settings:
@@ -1159,12 +1105,12 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
         say(f"and the best of {best.height - MOST_SAID} more")
     if singles := int((best["n"] == 1).sum()):
         say(f"{singles:,} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
-    advice = "judge by the others" if options.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
+    advice = "judge by the others" if study.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
     say(f"settings were chosen by {metric.label}, so its values look better than they are; {advice}")
     return replace(runs, frame=runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True))
 
 
-def varied(study: Study, _: Options) -> list[Result]:
+def varied(study: Study) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
     table, settings, noise = varying_settings(runs, pl.col("id").alias(RUN_NUMBER))
@@ -1216,12 +1162,12 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     return [Result("grid", title, rows, [(heads.get(name, name), rows[name]) for name in ("problem", *axes)])]
 
 
-def difference(study: Study, options: Options) -> list[Result]:
+def difference(study: Study) -> list[Result]:
     """What differs between some runs: the config, then the metrics; numbers are equal however they were written."""
     runs, keys = study.any_state, []
     every = collected(runs.frame.select(*KEY, "name"))
     ways = pl.concat_str(pl.col(KEY).fill_null("null"), separator="/"), pl.col("id"), pl.col("name")
-    for name in options.diff:
+    for name in study.options.diff:
         hits = next((hits for way in ways if (hits := every.filter(way == name).select(KEY).sort(KEY).rows())), [])
         if len(hits) > 1:
             some = ", ".join(map(path_text, hits[:SUGGESTED_NAMES])) + " …" * (len(hits) > SUGGESTED_NAMES)  # to copy
@@ -1262,7 +1208,7 @@ def comparable(value: object) -> object:
     return repr(value) if is_nan or isinstance(value, list) else value
 
 
-def importance(study: Study, metric: Metric, _: Options) -> Result:
+def importance(study: Study, metric: Metric) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
     The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
@@ -1273,56 +1219,51 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     table, varying, noise = varying_settings(usable, value.alias(VALUE))
     number = counted(table.height, "run")
     total, n = collected(runs.frame.select(pl.len(), value.count())).row(0)
-    lost = without_value(metric.label, total, table.height, n - table.height)
-    notes = [f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed"]
-    if table.height >= FEWEST_RUNS:
-        notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
-        notes = notes if varying else ["no setting varies"]
-        notes += noise_note(noise, runs)
-        found = [association(column, table) for column in varying]
-        rows = [(metric.column, *facts) for facts in found if facts]
+    notes = without_value(metric.label, total, table.height, n - table.height)
+    if table.height < FEWEST_RUNS:
+        notes.append(f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed")
+    elif varying:
+        notes.append("settings that vary together cannot be separated; p is not corrected for many settings")
+    else:
+        notes.append("no setting varies")
+    notes += noise_note(noise, runs) if table.height >= FEWEST_RUNS else []
+    for column in varying:
+        is_number = table[column].dtype.is_numeric()
+        pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
+        x, n, distinct = pairs["x"], pairs.height, pairs["x"].n_unique()
+        if n < FEWEST_RUNS or distinct < 2 or (distinct == n and not is_number):
+            continue
+        level = x
+        if is_number and distinct > MOST_LEVELS:
+            ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
+            level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
+        ranks = pl.DataFrame({"level": level, "x": x.rank() if is_number else x, "rank": pairs["y"].rank()})
+        # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
+        share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
+        between = level.n_unique() - 1  # degrees of freedom
+        within = n - 1 - between
+        effect = max(0.0, ((n - 1) * share - between) / within)
+        p = incomplete_beta(within / 2, between / 2, 1 - share, share)  # the F-test of the ranks
+        spearman = ranks.select(pl.corr("x", "rank").fill_nan(None)).item() if is_number else None
+        what = "number" if is_number else "category"
+        rows.append((metric.column, column, what, effect, spearman, n, distinct, p))
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
     sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
     named = pl.Series("column", labels(answer["column"], runs).values(), dtype=pl.String)
     rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round_sig_figs(2)
-    seen = answer.select(named, "kind", *rounded)
+    view = [(column.name, column) for column in answer.select(named, "kind", *rounded)]
     title = f"Settings associated with {metric.label}, {number}; association is not cause"
-    return Result("importance", title, answer, [(column.name, column) for column in seen], [*lost, *notes])
-
-
-def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
-    """How a setting and the metric go together over the runs that have both; None where that cannot be said.
-
-    The columns of `importance`: column, kind, effect, spearman, n, distinct, p.
-    """
-    is_number = table[column].dtype.is_numeric()
-    pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
-    x, n, distinct = pairs["x"], pairs.height, pairs["x"].n_unique()
-    if n < FEWEST_RUNS or distinct < 2 or (distinct == n and not is_number):
-        return None
-    level = x
-    if is_number and distinct > MOST_LEVELS:
-        ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
-        level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
-    ranks = pl.DataFrame({"level": level, "x": x.rank() if is_number else x, "rank": pairs["y"].rank()})
-    # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
-    share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
-    between = level.n_unique() - 1  # degrees of freedom
-    within = n - 1 - between
-    effect = max(0.0, ((n - 1) * share - between) / within)
-    p = incomplete_beta(within / 2, between / 2, 1 - share, share)  # the F-test of the ranks
-    spearman = ranks.select(pl.corr("x", "rank").fill_nan(None)).item() if is_number else None
-    return column, "number" if is_number else "category", effect, spearman, n, distinct, p
+    return Result("importance", title, answer, view, notes)
 
 
 # --- questions: what there is, SQL ----------------------------------------------------------------------------
 
 
-def schema(study: Study, options: Options) -> list[Result]:
+def schema(study: Study) -> list[Result]:
     """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
-    runs, rows = study.any_state, list[dict[str, Any]]()
+    runs, options, rows = study.any_state, study.options, list[dict[str, Any]]()
     dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
     dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
     listed = [find_column(name, runs) for name in options.columns]
@@ -1389,13 +1330,13 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(found)
 
 
-def overview(study: Study, options: Options) -> Result:
+def overview(study: Study) -> Result:
     """What the input holds: its projects, their runs by state, the days between which they were made."""
-    runs, state = study.any_state, pl.col("state").str.to_lowercase()
+    runs, options, state = study.any_state, study.options, pl.col("state").str.to_lowercase()
     days = pl.col("created_at").dt.strftime("%Y-%m-%d")
-    counts = [pl.len().alias("runs"), *((state == name).sum().alias(name) for name in STATES)]
-    first_last = days.min().alias("first_created"), days.max().alias("last_created")
-    table = collected(runs.frame.group_by("entity", "project").agg(*counts, *first_last).sort("entity", "project"))
+    counts = {"runs": pl.len(), **{name: (state == name).sum() for name in STATES}}
+    counts |= {"first_created": days.min(), "last_created": days.max()}
+    table = collected(runs.frame.group_by("entity", "project").agg(**counts).sort("entity", "project"))
     kinds = Counter(kind(column) for column in runs.dtypes if column not in runs.empty)
     notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
     finished = int(table["finished"].sum())
@@ -1404,12 +1345,11 @@ def overview(study: Study, options: Options) -> Result:
     if not study.metrics:
         tables = [view for view in views_beside(runs) if view.strip('"').startswith("table_")]
         notes += [why_no_metric(study), *([f"W&B Tables, for --sql: {some_of(tables)}"] if tables else [])]
-    states = [name for name in STATES if table[name].sum()]
-    shown = [*(["entity", "project"] if table.height > 1 else []), "runs", *states, "first_created", "last_created"]
+    shown = [name for name in counts if name not in STATES or table[name].sum()]
+    shown = ["entity", "project", *shown] if table.height > 1 else shown
     whose = f": {path_text(table.row(0)[:2])}" if table.height == 1 else ""
     title = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}{whose}"
-    view = [(name.removesuffix("_created"), table[name]) for name in shown]
-    return Result("overview", title, table, view, notes)
+    return Result("overview", title, table, [(name.removesuffix("_created"), table[name]) for name in shown], notes)
 
 
 def machine_use(study: Study) -> list[Result]:
@@ -1432,11 +1372,10 @@ def machine_use(study: Study) -> list[Result]:
     hours = {"hours": time.sum() / 3600, "gpu_hours": time.sum() / 3600 * pl.col("gpu_count").first()}
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
-    heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
+    view = [*zip(("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %"), table, strict=True)]
     size = f"{short_number(sum(table['hours']))} hours of run time of {counted(rows.height, 'run')}"
-    title = f"Machine use: {size} in all states"
     note = "percentages are means over the runs, weighted by run time"
-    return [Result("machine", title, table, [*zip(heads, table, strict=True)], [note])]
+    return [Result("machine", f"Machine use: {size} in all states", table, view, [note])]
 
 
 def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
@@ -1477,20 +1416,21 @@ def suggested_grouping(runs: Runs) -> list[str]:
     return chosen
 
 
-def introduction(study: Study, options: Options) -> list[Result]:
+def introduction(study: Study) -> list[Result]:
     """What to show to someone who asks nothing: the input, the best runs, a first comparison; in a report all."""
+    options = study.options
     if not study.by:
         is_measured = pl.col(study.metrics[0].column).is_finite() if study.metrics else pl.lit(value=True)
         by = suggested_grouping(replace(study.runs, frame=study.runs.frame.filter(is_measured)))
         study = study._replace(by=by, apart=by)
     metrics = study.metrics if options.report else study.metrics[:1]
-    results = [overview(study, options), *(top(study, options) if metrics else [])]
-    results += [groups(study, metric, options) for metric in metrics if study.by]
+    results = [overview(study), *(top(study) if metrics else [])]
+    results += [groups(study, metric) for metric in metrics if study.by]
     if not options.report:
-        return results if metrics else [*results, *varied(study, options)]
+        return results if metrics else [*results, *varied(study)]
     names = options.curves
     for metric in metrics[:1]:
-        results += [pivot(study, metric, options)] if options.pivot or len(study.apart) == 2 else []
+        results += [pivot(study, metric)] if options.pivot or len(study.apart) == 2 else []
         # Curves of this metric's validation, which may be the metric, else of its training, else of itself.
         there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
         label = re.sub(r" \(.*", "", metric.label)
@@ -1498,20 +1438,21 @@ def introduction(study: Study, options: Options) -> list[Result]:
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
     try:
-        results += curves(study, options, names) if names else []
+        results += curves(study, names) if names else []
     except ScriptError as error:
         if options.curves:
             raise
         say(f"no curves in the report: {error}")
-    results += [*machine_use(study), *health(study, options), *varied(study, options)]
-    return results + [importance(study, metric, options) for metric in metrics[:1]]
+    results += [*machine_use(study), *health(study), *varied(study)]
+    return results + [importance(study, metric) for metric in metrics[:1]]
 
 
-def sql(study: Study, options: Options) -> list[Result]:
+def sql(study: Study) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files."""
     import duckdb
 
-    query, usual = (options.sql or "").rstrip("; \t\r\n"), 0 if options.for_programs else MOST_ROWS["sql"]
+    options, query = study.options, study.options.sql.rstrip("; \t\r\n")
+    usual = 0 if options.for_programs else MOST_ROWS["sql"]
     most = 0 if options.output else usual if options.max_rows is None else options.max_rows
     with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
@@ -1585,11 +1526,10 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
             connection.execute(f"SET memory_limit = '1GB'; SET temp_directory = {sql_text(spill)}")
-            connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(files)}]")
             # By the statistics of a file's blocks no value exceeds the greatest number: NaN does.
-            connection.execute("SET disabled_optimizers = 'statistics_propagation'")
-            connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
+            connection.execute("SET disabled_optimizers = 'statistics_propagation'; SET TimeZone = 'UTC'")
+            connection.execute(f"SET python_enable_replacements = false; SET allowed_paths = [{', '.join(files)}]")
+            connection.execute("SET enable_external_access = false; SET lock_configuration = true")
             aliases: dict[str, str] = {}
             for view, parts in views.items():
                 aliases |= create_view(connection, view, parts, runs)
@@ -1607,9 +1547,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
             if re.match("Binder Error: (Referenced|.* does not have a) column", reason):
                 hint += "; --schema lists the columns of runs, --sql 'DESCRIBE history' those of another view"
-            reason = re.sub(
-                '.* Referenced (column ".*") not found.*bindings:', r"there is no \1; similar ones:", reason
-            )
+            unknown = '.* Referenced (column ".*") not found.*bindings:'
+            reason = re.sub(unknown, r"there is no \1; similar ones:", reason)
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
                 reason, hint = missing[0], f"; the views are {some_of(there)} ({OTHER_VIEWS})"
@@ -1618,36 +1557,32 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
-    columns = {column.lower() for part in parts for column in part.dtypes}
     # A file that another tool rewrote has lost the W&B names of its columns: those of the other files are used.
     known = {column: path for part in parts for column, path in part.paths.items()}
     paths_of = [
         {c: part.paths.get(c, known.get(c, (part.label(c),))) for c in part.dtypes if c in known or c.startswith(NAMED)}
         for part in parts
     ]
-    named = dict.fromkeys(pair for own in paths_of for pair in own.items())  # a set, but in order
-    stored = [(c, path) for c, path in named if any(path)]  # a name in SQL cannot be empty
+    stored = dict.fromkeys(pair for own in paths_of for pair in own.items() if any(pair[1]))  # no name in SQL is empty
     # Each export settles its own names. Where one column has different W&B names in these files, or one W&B name has
-    # different columns, only W&B's names are used. SQL ignores case: names that differ only in case are one column.
+    # different columns, only W&B's names are used, with a hash where that may not be the only one. SQL ignores case:
+    # names that differ only in case are one column.
     of_column, of_path = Counter(column.lower() for column, _ in stored), Counter((kind(c), path) for c, path in stored)
-    unsettled = {c for c, path in stored if of_column[c.lower()] > 1 or of_path[kind(c), path] > 1}
     alike = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
-
-    def plain_name(column: str, path: KeyPath) -> str:
-        """The column, or if unsettled W&B's name, with a hash where that may not be the only one."""
-        if column not in unsettled:
-            return column
-        label, prefix = ".".join(path), f"{kind(column)}_" if name == "runs" else ""
-        is_alone = alike[kind(column), label.lower()] == 1 and not prefix
-        return label if is_alone else f"{prefix}{label}__{path_hash(path)[:8]}"
-
+    names = {(column, path): column for column, path in stored}
+    for column, path in stored:
+        if of_column[column.lower()] > 1 or of_path[kind(column), path] > 1:
+            label, hashed = ".".join(path), f"{'.'.join(path)}__{path_hash(path)[:8]}"
+            is_alone = alike[kind(column), label.lower()] == 1
+            names[column, path] = f"{kind(column)}_{hashed}" if name == "runs" else label if is_alone else hashed
+    unsettled = {column for (column, _), plain in names.items() if plain != column}
+    taken = {column.lower() for part in parts for column in part.dtypes if column not in unsettled}
+    taken |= {plain.lower() for plain in names.values()}
     aliases: dict[str, str] = {}
-    taken = columns - {column.lower() for column in unsettled}
-    taken |= {plain_name(column, path).lower() for column, path in stored if column in unsettled}
     for column, path in sorted(stored, key=lambda each: (each[0].startswith("metric_"), len(each[1]), len(each[0]))):
         label = ".".join(path)
         if label.lower() not in taken and alike[kind(column), label.lower()] == 1:
-            aliases[label] = plain_name(column, path)
+            aliases[label] = names[column, path]
             taken.add(label.lower())
     replaced = []
     for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
@@ -1655,7 +1590,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
     sources = []
     for part, own in zip(parts, paths_of, strict=True):
-        renamed = [f"{sql_name(c)} AS {sql_name(plain_name(c, path))}" for c, path in own.items() if c in unsettled]
+        renamed = [f"{sql_name(c)} AS {sql_name(names.get((c, p), c))}" for c, p in own.items() if c in unsettled]
         every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.files[0].absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
@@ -1672,7 +1607,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         same = [f"part.{c} IS NOT DISTINCT FROM runs.{c}" for c in ("entity", "project")]
         source += f" SEMI JOIN runs ON part.run_id = runs.id AND {' AND '.join(same)}"
     connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM {source}")  # noqa: S608 - quoted
-    return aliases | {plain_name(c, p): c for c, p in stored if c in unsettled and runs.paths.get(c, p) == p}
+    return aliases | {plain: c for (c, p), plain in names.items() if c in unsettled and runs.paths.get(c, p) == p}
 
 
 def sql_name(name: str) -> str:
@@ -1699,7 +1634,7 @@ def files_beside(runs: Runs) -> list[Runs]:
     if gone := sorted(sources - there):  # a Path loses a slash of s3://
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
         say_once(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
-    beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
+    beside = [file for folder in folders for file in folder.glob("[!.]*.parquet")]
     found, projects = [], {*rows.select("entity", "project").iter_rows()}
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         try:
@@ -1775,19 +1710,11 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
 
 
 def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns renamed by `parts`.
-
-    `parts` are files, each with its columns: their names in the result, and in the file.
-    """
-    # The files are sorted by run: ranges of ids let whole row groups be skipped.
-    ids = keys["id"].drop_nulls().unique().sort().to_list()
-    size = math.ceil(len(ids) / 16) or 1
-    ranges = [ids[start : start + size] for start in range(0, len(ids), size)]
-    near = [pl.col("run_id").is_null() if keys["id"].has_nulls() else pl.lit(value=False)]
-    near += [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
+    """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns that `parts` rename."""
+    is_near = pl.col("run_id").is_in(keys["id"].unique().to_list(), nulls_equal=True)  # skips row groups of others
     numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
     for part, columns in (each for each in parts if each[1]):
-        rows = part.frame.filter(pl.any_horizontal(near))
+        rows = part.frame.filter(is_near)
         values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
         rows = rows.select("entity", "project", "_step", id="run_id", **values)
         rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
@@ -1796,9 +1723,9 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     return pl.concat(frames, how="diagonal")
 
 
-def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]:
+def curves(study: Study, names: Sequence[str]) -> list[Result]:
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
-    histories = rows_beside(study.runs, "history")
+    options, histories = study.options, rows_beside(study.runs, "history")
     if not histories:
         sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
         what = "only a sampled history, which is not used" if sampled else "no history file"
@@ -1822,11 +1749,12 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        axis = (step_metric(logging, keys) or "step") if options.x is None else options.x
-        points = curve_points(logging, axis, goal, keys, study, options)
+        clock, axis, rows = rows_over(options.x, logging, keys)
+        points = curve_points(with_divergence(rows, goal, options), axis, goal, keys, study)
+        if clock == "_timestamp":
+            points = points.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
-        axis = logging[0][0].label(axis).removeprefix("_")
         results.append(lines_of(points, value, axis, known or logging[0][1], goal, study))
     return results
 
@@ -1837,83 +1765,72 @@ def metric_called(name: str, history: Runs) -> str | None:
     return known_column(name, replace(history, dtypes=metrics), ["metric_"])
 
 
-def step_metric(logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> str | None:
-    """The step metric that define_metric gave a metric, unless most of these runs logged most values without it."""
-    defined = [known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes]
-    axis = next(filter(None, defined), None)
-    if axis is None:
-        return None
-    own = [known_column(axis, part, ["metric_"]) for part, _ in logging]
-    held = [(part, {VALUE: column} | ({"x": x} if x else {})) for (part, column), x in zip(logging, own, strict=True)]
-    rows = rows_of_histories(held, keys).drop_nulls(VALUE)
-    has_axis = rows.group_by(RUN_NUMBER).agg((2 * pl.col("x").count() >= pl.len()).alias("x"))["x"]
-    if has_axis.is_empty() or 2 * has_axis.sum() >= len(has_axis):
-        return axis
-    (part, column), label = logging[0], next(part.label(x) for (part, _), x in zip(logging, own, strict=True) if x)
-    say(f"most runs logged {part.label(column)} without its step metric: over step; or use --x {label}")
-    return None
+def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
+    """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order.
 
-
-def curve_points(
-    logging: list[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study, options: Options
-) -> pl.DataFrame:
-    """Each run's last value, or its best, at each point from its first to its last x.
-
-    RUN_NUMBER, x (Float64, or Datetime in UTC), VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the
-    columns of `keys`. The points are every x that was logged if these are few, else some of them, and the end of each
-    curve: a run's last x, or the one that half of the runs of its group reach.
+    By default the axis is the step metric that define_metric gave the metric, unless most runs logged it without.
     """
+    defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes)
+    axis = next(filter(None, defined), "step") if x is None else x
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
-    label = axis  # W&B's name, once a file has it: a column may be another metric in the next file
+    name = axis  # W&B's name, once a file has it: a column may be another metric in the next file
     for part, column in logging:
-        x = clock if clock.startswith("_") and clock in part.dtypes else metric_called(label, part)
-        label = part.label(x) if x and label == axis else label
-        selected.append((part, {VALUE: column} | ({"x": x} if x and part.label(x) == label else {})))
+        own = clock if clock.startswith("_") and clock in part.dtypes else metric_called(name, part)
+        name = part.label(own) if own and name == axis else name
+        selected.append((part, {VALUE: column} | ({"x": own} if own and part.label(own) == name else {})))
     if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
-    axis, place, label = logging[0][0].label(axis).removeprefix("_"), pl.col("x"), logging[0][0].label(logging[0][1])
-    logged = rows_of_histories(selected, keys).drop_nulls(VALUE)
-    if silent := logged[RUN_NUMBER].n_unique() and keys.height - logged[RUN_NUMBER].n_unique():
+    part, column = logging[0]
+    label, logged = part.label(column), rows_of_histories(selected, keys).drop_nulls(VALUE)
+    has_axis = logged.group_by(RUN_NUMBER).agg((2 * pl.col("x").count() >= pl.len()).alias("x"))["x"]
+    if x is None and 2 * has_axis.sum() < len(has_axis):
+        say(f"most runs logged {label} without its step metric: over step; or use --x {name}")
+        clock, axis, logged = "_step", "step", logged.with_columns(x=pl.col("_step").cast(pl.Float64))
+    axis, place = part.label(axis).removeprefix("_"), pl.col("x")
+    if silent := len(has_axis) and keys.height - len(has_axis):
         say(f"left out, because no history has {label} of them: {counted(silent, 'run')}")
     rows = logged.filter(place.is_between(0, 2e11) if clock == "_timestamp" else place.is_finite())  # to the year 8307
-    if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
+    if unplaced := len(has_axis) - rows[RUN_NUMBER].n_unique():
         say(f"left out, because they did not log {axis} with it: {counted(unplaced, 'run')}; use --x step to see them")
     if rows.is_empty():
         raise ScriptError(f"no history has {axis if unplaced else label} of these runs; choose others", NOTHING_USABLE)
-    rows = with_divergence(rows.sort(RUN_NUMBER, "x", "_step"), goal, options)
+    return clock, axis, rows.sort(RUN_NUMBER, "x", "_step")
+
+
+def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study) -> pl.DataFrame:
+    """Each run's last value, or its best, at each point from its first to its last x.
+
+    RUN_NUMBER, x, VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the columns of `keys`. The points
+    are every x that was logged if these are few, else some of them, and the end of each curve: a run's last x, or the
+    one that half of the runs of its group reach.
+    """
+    options, place = study.options, pl.col("x")
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
     holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
     ends = rows.group_by(RUN_NUMBER).agg(finite(VALUE).last())
     best = ends.sort(VALUE, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True).head(MOST_LINES)
     shown = rows if study.by or holds_all else rows.join(best, on=RUN_NUMBER, how="semi")
-    points = shown["x"].unique().sort()
-    most = options.points or PICTURE_POINTS
+    points, most = shown.select(place.unique().sort()), options.points or PICTURE_POINTS
     if not (options.points or options.report or form in {"png", "svg", "html"}):  # all for programs, within bounds
         most = max(CURVE_POINTS, MOST_CURVE_ROWS // keys.height if holds_all else 0)
-    if len(points) > most:
-        say(f"{most} of {len(points):,} points of {axis}: use --points for more")
-        points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
+    if points.height > most:
+        say(f"{most} of {points.height:,} points of {axis}: use --points for more")
+        points = points[[round(i * (points.height - 1) / max(1, most - 1)) for i in range(most)]]
     bounds = {"first x": place.first(), "last x": place.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
-    whole = spans.join(points.to_frame(), how="cross").filter(place.is_between("first x", "last x"))
     end = pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER)
-    ends = spans.with_columns(x=end).filter(place.is_between("first x", "last x"))
-    whole = pl.concat([whole, ends]).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
+    whole = pl.concat([spans.join(points, how="cross"), spans.with_columns(x=end)])
+    whole = whole.filter(place.is_between("first x", "last x")).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
     if hidden := spans.height - found[RUN_NUMBER].n_unique():
         say(f"not shown, because they have no value at these points: {counted(hidden, 'run')}")
-    if clock == "_timestamp":
-        found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found
 
 
 def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> pl.DataFrame:
-    """VALUE smoothed, or the best so far, and DIVERGED_AT: the x of each row from which its run has diverged.
-
-    From there to the run's end all values are NaN, infinite or over DIVERGED times its lowest value before.
-    """
+    """VALUE smoothed, or the best so far, and DIVERGED_AT: x where all values from there to the run's end are bad."""
     is_bad, lowest = ~pl.col(VALUE).is_finite(), finite(VALUE).cum_min().forward_fill()
     if goal == "minimize":
         is_bad |= ((lowest > 0) & (pl.col(VALUE) > DIVERGED * lowest)).fill_null(value=False)
@@ -1952,9 +1869,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
     names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
-    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-    drawn = table.select("x", "n", *bounds, value=y, name=named, rank=RANK)
+    drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=named, rank=RANK)
     ranked = "best" if goal else "lowest"  # last values come first
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json"
@@ -1973,25 +1889,20 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     for name, line in zip(names, shown.partition_by("rank", maintain_order=True), strict=False):
         at_x = xs.join(line, on="x", how="left", maintain_order="left")
         cells = at_x.select("value", "n").iter_rows()
-        texts = ["" if value is None else short_number(value) + f" ({n})" * spread for value, n in cells]
-        view.append((name, pl.Series(texts)))
-        if is_terminal():
-            notes.append(f"{shape(at_x)}  {printable(name)}")
+        view.append((name, pl.Series("" if v is None else short_number(v) + f" ({n})" * spread for v, n in cells)))
+        if is_terminal():  # the curve as blocks of eight heights: x where it has no finite value
+            height, blocks = finite("value"), dict(enumerate("▁▂▃▄▅▆▇█"))
+            level = ((height - height.min()) / (height.max() - height.min()) * 7).fill_nan(0.0)  # all are equal
+            block = level.round().cast(pl.Int64).replace_strict(blocks, default="x", return_dtype=pl.String)
+            block = pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block)
+            notes.append(f"{at_x.select(block.str.join()).item()}  {printable(name)}")
     grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *held)
     return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen, ranked=ranked)
 
 
-def shape(line: pl.DataFrame) -> str:
-    """A curve as blocks of eight heights: x where it has no finite value, blank before its start and after its end."""
-    height, blocks = finite("value"), dict(enumerate("▁▂▃▄▅▆▇█"))
-    level = ((height - height.min()) / (height.max() - height.min()) * 7).fill_nan(0.0)  # 0 / 0: all are equal
-    block = level.round().cast(pl.Int64, strict=False).replace_strict(blocks, default="x", return_dtype=pl.String)
-    return str(line.select(pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block).str.join()).item())
-
-
-def health(study: Study, _: Options) -> list[Result]:
+def health(study: Study) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
@@ -2080,10 +1991,9 @@ def last_lines(runs: Runs) -> pl.DataFrame:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", "line", "stream", id="run_id") for each in consoles)
     lines = lines.filter(pl.col("text").str.contains(r"\w") & ~is_sdk)
-    lines = lines.join(broken, on=KEY, how="inner", nulls_equal=True).select(*KEY, "text", order=order)
-    last = collected(lines.group_by(KEY).agg(pl.col("order").max())).lazy()  # first without texts: these may be many
-    found = lines.join(last, on=[*KEY, "order"], how="semi", nulls_equal=True).unique(KEY, keep="first")
-    return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}█-▏]+", " ").str.strip_chars()))
+    lines = lines.join(broken, on=KEY, how="inner", nulls_equal=True)
+    last = pl.col("text").max_by(order).str.replace_all(r"[\s\p{Cc}█-▏]+", " ").str.strip_chars()
+    return collected(lines.group_by(KEY).agg(line=last))
 
 
 def problems_of_runs(
@@ -2117,15 +2027,13 @@ def problems_of_runs(
     infinite = rows.select((~pl.col(column).is_finite()).any().alias(column) for column in metrics)
     for column in (each.name for each in infinite if each[0]):
         path, detail = runs.paths.get(column, [runs.label(column)]), pl.lit(f"{runs.label(column)} in the summary")
-        known = [
-            number for own in (path, path[:-1]) for number in non_finite.get(json.dumps(own), [])
-        ]  # loss.min: loss
+        own = path, path[:-1]  # loss.min is a summary of loss
+        known = [number for each in own for number in non_finite.get(json.dumps(each), [])]
         found.append((~pl.col(column).is_finite() & ~pl.col(RUN_NUMBER).is_in(known), pl.lit("non-finite"), detail))
     found.append((is_broken, state, where))
     found.append((is_over & (usual > 0) & (step < 0.5 * usual), pl.lit("stopped early"), early))
     for condition, problem, detail in found:
-        texts = {"problem": problem, "detail": detail}
-        yield from rows.with_columns(is_so=condition, **texts).filter("is_so").select(RUN_NUMBER, *texts).iter_rows()
+        yield from rows.filter(condition).select(RUN_NUMBER, problem=problem, detail=detail).iter_rows()
 
 
 # --- statistics -----------------------------------------------------------------------------------------------
@@ -2134,10 +2042,7 @@ def problems_of_runs(
 def group_statistics(
     runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean", step: str | None = None
 ) -> pl.DataFrame:
-    """A row of statistics per group, and its best run; null where nothing can be said. The interval is that of `stat`.
-
-    Computed in memory, where sums come out alike every time.
-    """
+    """A row of statistics per group, and its best run; in memory, where sums come out alike every time."""
     best_run = {new: pl.col(old) for old, new in BEST_RUN.items()} | ({"best_step": pl.col(step)} if step else {})
     numbers = {VALUE: pl.col(metric.column), FINITE: finite(metric.column)}
     rows = collected(runs.frame.select(*by, **numbers, **best_run), "in-memory")
@@ -2154,10 +2059,8 @@ def group_statistics(
 
 
 def statistics_of(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """A row per group with the statistics of FINITE; the mean's interval is null where n is below 2.
-
-    No filter stands inside the aggregations: there polars 2.1 can return values of other groups.
-    """
+    """A row per group with the statistics of FINITE; the mean's interval is null where n is below 2."""
+    # No filter stands inside the aggregations: there polars 2.1 can return values of other groups.
     value, n = pl.col(FINITE), pl.col(FINITE).count().cast(pl.Int64)
     counts = {"runs": pl.len().cast(pl.Int64), "n": n, "n_nonfinite": pl.col(VALUE).count().cast(pl.Int64) - n}
     moments = {"mean": value.mean(), "std": value.std(ddof=1), "min": value.min(), "median": value.median()}
@@ -2176,10 +2079,7 @@ def finite(column: str) -> pl.Expr:
 
 
 def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float | None, float | None]:
-    """The median or iqm of some values and its 95 % interval by the percentile bootstrap.
-
-    The iqm is the mean of the middle half: a quarter of the values, rounded down, is cut off at each end.
-    """
+    """The median or iqm (mean of the middle half) of some values, and its 95 % interval by the percentile bootstrap."""
     sample, n = pl.Series(values, dtype=pl.Float64), len(values)
 
     def statistics(samples: pl.Series) -> pl.Series:
@@ -2257,8 +2157,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
     bold, dim = ("\x1b[1m{}\x1b[0m", "\x1b[2m{}\x1b[0m") if colours else ("{}", "{}")
     lines: list[str] = []
     for result in results:
-        columns, notes = columns_of(result, most, printable)
-        columns = fitted(columns, width, notes, result)
+        columns, notes = fitted(result, most, printable, width)
         links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
             best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
@@ -2280,12 +2179,12 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     """Tables in full length for Markdown, or for LaTeX with booktabs."""
     lines = ["% needs \\usepackage{booktabs}"] if form == "latex" else []
     for result in results:
-        columns, notes = columns_of(result, most, markdown if form == "markdown" else latex)
         if form == "markdown":
-            count = len(fitted(columns, 14 * (NARROW + 2), notes, result))  # a page scrolls sideways, but not for ever
-            table = made_table(columns[:count], "pipe")
+            columns, notes = fitted(result, most, markdown, 14 * (NARROW + 2))  # a page scrolls, but not for ever
+            table = made_table(columns, "pipe")
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         else:
+            columns, notes = fitted(result, most, latex)
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
             table = [next(rules) if line == r"\hline" else line for line in made_table(columns, "latex_raw")]
             lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in notes)]
@@ -2296,10 +2195,9 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     """A page that loads nothing: a `report` without scripts, whose charts are pictures, or `html` with live charts."""
     import vl_convert
 
-    lines, charts = list[str](), list[str]()
+    lines, charts, policy = list[str](), list[str](), POLICY
     for result in results:
-        columns, notes = columns_of(result, most, html_text)
-        count = len(fitted(columns, PAGE_CELLS, notes, result, 36))  # longer cells are broken into lines
+        columns, notes = fitted(result, most, html_text, PAGE_CELLS, 36)  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
         heading = "h1" if result is results[0] else "h2"
         lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
@@ -2308,10 +2206,9 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
             place = f"<div class='chart' id='chart{len(charts)}'></div>"
             lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
-        table = made_table(columns[:count], "unsafehtml", links_of(result, "<a href='{url}'>{name}</a>"))
+        table = made_table(columns, "unsafehtml", links_of(result, "<a href='{url}'>{name}</a>"))
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
-    policy = POLICY
     if form == "html" and charts:
         policy += SCRIPTS
         specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
@@ -2320,12 +2217,18 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
         lines += [f"<script>{library}</script>", f"<script>{start}</script>"]
     head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
     head += f"<meta name='viewport' content='width=device-width'><title>{html_text(results[0].title)}</title>"
-    head += f"<style>{STYLE}</style>"
-    return "\n".join(["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *lines, "</body></html>"]) + "\n"
+    lines = [f"<!doctype html>\n<html lang='en'><head>{head}<style>{STYLE}</style></head><body>", *lines]
+    return "\n".join(lines) + "\n</body></html>\n"
 
 
-def columns_of(result: Result, most: int | None, escape: Callable[[str], str]) -> tuple[list[TableColumn], list[str]]:
-    """What people see of a result as text, with as many rows as they want, or take by default; and its notes."""
+def fitted(  # noqa: C901 - a pipeline
+    result: Result, most: int | None, escape: Callable[[str], str], width: int = sys.maxsize, least: int = NARROW
+) -> tuple[list[TableColumn], list[str]]:
+    """What people see of a result as text, and its notes: as many rows as they want, as many columns as fit `width`.
+
+    Columns that were asked for by name are shown in any case. On a terminal headings of numbers are broken into lines
+    first, then texts are cut to one limit that is at least `least`.
+    """
     most = MOST_ROWS.get(result.key) if most is None else most
     height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
     if most and height > most:
@@ -2341,6 +2244,40 @@ def columns_of(result: Result, most: int | None, escape: Callable[[str], str]) -
         cells = cells_of(values.gather(shown), null, alike=result.key != "schema")
         cells = [*map(latex_cell if is_mean and escape is latex else escape, cells)]
         columns.append(TableColumn(escape(label), cells, is_number))
+    fitting = max(result.kept, width // 3 + 1)  # each takes a character and two blanks at least
+    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:fitting]]
+    if len(columns) == len(sizes) and sum(map(max, sizes)) + 2 * (len(sizes) - 1) <= width:
+        least = width
+
+    def room(n: int, limit: int) -> int:
+        cells, head = sizes[n]
+        if columns[n].is_number:
+            return max(cells, min(head, least))
+        return min(max(cells, head), max(limit, width // 2) if columns[n].label in WHOLE else limit)
+
+    def fits(count: int, limit: int) -> bool:
+        return sum(room(n, limit) + 2 for n in range(count)) - 2 <= width
+
+    counts = range(len(sizes), min(1, len(sizes)) - 1, -1)  # from all to one
+    count = max(result.kept, next((n for n in counts if fits(n, least if n > 2 else 1)), counts[-1]))
+    if dropped := [label for label, _ in result.view[count:]]:
+        choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
+        notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
+    columns = columns[:count]
+    if escape is not printable:  # a page
+        return columns, notes
+    limit = next((limit for limit in range(width, least if result.kept else 0, -1) if fits(count, limit)), least)
+    if is_curve and count > 1:  # without the rows of curves that do not fit
+        has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:]), strict=True)]
+        columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
+    rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
+    for n, column in enumerate(columns):
+        own, is_whole = room(n, limit), column.is_number or column.label in BROKEN
+        texts = column.cells if is_whole else short_names(column.cells, own)
+        texts = [short_names(row, limit)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
+        parts = re.findall(rf".{{1,{own}}}(?:(?<=[/_. ,=-])|$)|.{{1,{own}}}", column.label)  # ends of words first
+        label = column.label if cell_count(column.label) <= own else "\n".join(parts)
+        columns[n] = TableColumn(label, texts, column.is_number, own)
     return columns, notes
 
 
@@ -2426,49 +2363,6 @@ def cell_text(value: object) -> str:
 def exact_text(value: object) -> str | None:
     """A value as text that loses nothing, for tables whose cells are of several types."""
     return value if value is None or isinstance(value, str) else json_text(value).strip('"')
-
-
-def fitted(
-    columns: Sequence[TableColumn], width: int, notes: list[str], result: Result, least: int = NARROW
-) -> list[TableColumn]:
-    """As many columns of a result as fit `width`, those asked for by name in any case; a note names the others.
-
-    Headings of numbers are broken into lines first, then texts are cut to one limit that is at least `least`.
-    """
-    most = max(result.kept, min(len(columns), width // 3 + 1))  # each takes a character and two blanks at least
-    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:most]]
-    if len(columns) == most and sum(map(max, sizes)) + 2 * (most - 1) <= width:
-        least = width
-
-    def widths(limit: int) -> list[int]:
-        found = []
-        for column, (cells, head) in zip(columns, sizes, strict=False):
-            whole, broken = max(cells, head), max(cells, min(head, least))
-            most_of_it = max(limit, width // 2) if column.label in WHOLE else limit
-            found.append(broken if column.is_number else min(whole, most_of_it))
-        return found
-
-    def fits(count: int, limit: int) -> bool:
-        return sum(widths(limit)[:count]) + 2 * (count - 1) <= width
-
-    count = max(result.kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
-    limit = next((limit for limit in range(width, least if result.kept else 0, -1) if fits(count, limit)), least)
-    if dropped := [label for label, _ in result.view[count:]]:
-        choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
-        notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
-    short = []
-    if result.key == "curves" and count > 1:  # without the rows of curves that do not fit
-        has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:count]), strict=True)]
-        columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
-    rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
-    for n, (column, room) in enumerate(zip(columns[:count], widths(limit), strict=False)):
-        is_whole = column.is_number or column.label in BROKEN
-        texts = column.cells if is_whole else short_names(column.cells, room)
-        texts = [short_names(row, limit)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
-        parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ,=-])|$)|.{{1,{room}}}", column.label)  # ends of words first
-        label = column.label if cell_count(column.label) <= room else "\n".join(parts)
-        short.append(TableColumn(label, texts, column.is_number, room))
-    return short
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
@@ -2578,11 +2472,7 @@ def csv_text(table: pl.DataFrame) -> str:
 
 
 def chart_json(result: Result, form: str, *, log: bool) -> str:
-    """A Vega-Lite chart of a result: lines, a pivot's heat map, or a point per run or group, with their intervals.
-
-    Only finite values are drawn, and on a logarithmic axis only those above 0; what is left out stands below the
-    title. In a page the text has the page's colour, light or dark, and the heading is the title.
-    """
+    """A Vega-Lite chart of a result: lines, a pivot's heat map, or a point per run or group, with their intervals."""
     value_title, x_title, table = result.chart or ("", "", pl.DataFrame())
     is_curve, is_picture = result.key == "curves", form in {"png", "svg"}
     table = table if is_curve else table.with_row_index("rank")
@@ -2602,16 +2492,16 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
         chart["layer"] = marks(rows, result.key, value, x_title, is_live=form == "html")
     if form == "html":
         chart["width"] = "container"
+    # In a page the text has the page's colour, light or dark, and the heading is the title.
     ink, ground = ("#222222", "white") if is_picture else ("currentColor", "transparent")
     text = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400}
     lines = {"domainColor": ink, "tickColor": ink, "gridColor": ink, "gridOpacity": 0.12}
     config: dict[str, Any] = {"axis": {**text, **lines}, "axisQuantitative": {"labelFlush": False, "tickCount": 6}}
     config |= {"legend": {**text, "symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1}}
     config |= {"view": {"stroke": None}, "font": CHART_FONT, "background": ground}
-    title: dict[str, Any] = {"text": remarks or "", "fontWeight": "normal"}
-    if is_picture:
-        title = {"text": textwrap.wrap(printable(result.title), 85), "subtitle": remarks or ""}
-    chart |= {"title": {**title, "anchor": "start", "color": ink, "subtitleColor": ink}, "config": config}
+    about = {"text": textwrap.wrap(printable(result.title), 85), "subtitle": remarks or ""}
+    about = about if is_picture else {"text": remarks or "", "fontWeight": "normal"}
+    chart |= {"title": {**about, "anchor": "start", "color": ink, "subtitleColor": ink}, "config": config}
     chart |= {"autosize": {"type": "fit-x", "contains": "padding"}, "data": {"values": rows.to_dicts()}}
     return json_text(chart)
 
@@ -2627,17 +2517,16 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     rows = rows.with_columns(map(finite, numbers))
     values = rows["value"].drop_nulls()
     drawn = values.filter(values > 0) if log else values
-    if len(drawn) < len(values):
-        lost = counted(len(values) - len(drawn), "value")
-        remarks.append(f"{lost} not above 0 cannot be drawn on a logarithmic axis")
-    domain, near, is_positive = (0.0, 0.0), drawn, bool((drawn > 0).all())
-    if len(drawn):
-        places = drawn.log10() if is_positive else drawn
-        distances = (places - places.median()).abs()
-        usual = cast("float", distances.median())
-        near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
-        domain = cast("tuple[float, float]", (near.min(), near.max()))
-    log |= is_positive and domain[1] > 10_000 * domain[0]
+    if lost := len(values) - len(drawn):
+        remarks.append(f"{counted(lost, 'value')} not above 0 cannot be drawn on a logarithmic axis")
+    is_positive = bool((drawn > 0).all())
+    places = drawn.log10() if is_positive else drawn
+    distances: Any = (places - places.median()).abs() if len(drawn) else drawn
+    usual = distances.median() or 0.0
+    near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
+    domain: Any = (near.min(), near.max()) if len(near) else (0.0, 0.0)
+    low, high = domain
+    log |= is_positive and high > 10_000 * low
     if log:
         if "ci_low" in numbers and (rows["ci_low"] <= 0).any():
             remarks.append("intervals that reach 0 or below are not drawn")
@@ -2645,15 +2534,14 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if len(near) < len(drawn):
         remarks.append("extreme values are cut off")
-    if key == "curves" and domain[0] < domain[1] and "ci_low" in numbers:
+    if key == "curves" and low < high and "ci_low" in numbers:
         # Bands of a few runs can be very wide: they add at most an eighth of the values' range at each end.
-        low, high = domain
         margin = (high / low) ** 0.125 if log else (high - low) / 8
         least, most = (low / margin, high * margin) if log else (low - margin, high + margin)
         ends = [*domain, *rows["ci_low"].drop_nulls(), *rows["ci_high"].drop_nulls()]
         domain = max(least, min(ends)), min(most, max(ends))
         remarks += ["wide intervals are cut off"] if domain != (min(ends), max(ends)) else []
-    if domain[0] < domain[1] and (key == "curves" or len(near) < len(drawn)):
+    if low < high and (key == "curves" or len(near) < len(drawn)):
         # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
         scale |= {"domain": domain, "nice": not log, "clamp": not is_live}
         scale |= {"padding": 8} if key in {"top", "groups"} else {}  # points at the edges are whole
@@ -2661,28 +2549,24 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
 
 
 def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, is_live: bool) -> list[dict[str, Any]]:
-    """Layers of a chart: curves with bands for their intervals, or a point with a bar per run or group.
-
-    In a live chart the pointer zooms, and a click in the legend hides the curve.
-    """
+    """Layers of a chart: curves with bands for their intervals, or a point with a bar per run or group."""
     firsts = rows.unique("rank", maintain_order=True)
     names = short_names([*map(printable, firsts["name"])], LEGEND_WIDTH if key == "curves" else LABEL_WIDTH)
     if key == "groups":
         names = [f"{name}  (n={n})" for name, n in zip(names, firsts["n"], strict=True)]
     named = {"title": None, "labelExpr": f"{json.dumps(names)}[datum.value]"}  # names may repeat
     heads = {"name": "name", "x": x_title, "value": value["title"], "ci_low": "95 % from", "ci_high": "to"}
-    tips: list[dict[str, Any]] = [{"field": c, "title": head} for c, head in heads.items() if c in rows.columns]
-    for tip in (tip for tip in tips if tip["field"] not in {"name", "x"}):
-        tip |= {"type": "quantitative", "format": ".6~g"}
+    form: dict[str, Any] = {"type": "quantitative", "format": ".6~g"}
+    tips = [{"field": c, "title": heads[c]} | ({} if c in {"name", "x"} else form) for c in heads if c in rows.columns]
     if key == "curves":
         title = {"time": "time (UTC)", "runtime": "runtime (s)"}.get(x_title, x_title)
         x: dict[str, Any] = {"field": "x", "title": title, "type": "quantitative"}
         x["scale"] = {"nice": False, "zero": False}
         if rows["x"].dtype.is_temporal():
             seconds = rows.select((pl.col("x").max() - pl.col("x").min()).dt.total_seconds()).item()
-            form = "%Y-%m-%d %H:%M:%S" if seconds < 600 else "%Y-%m-%d %H:%M" if seconds < 3e6 else "%Y-%m-%d"
+            times = "%Y-%m-%d %H:%M:%S" if seconds < 600 else "%Y-%m-%d %H:%M" if seconds < 3e6 else "%Y-%m-%d"
             x |= {"type": "temporal", "scale": {"type": "utc"}}
-            x["axis"] = {"format": form, "tickCount": 5, "labelFlush": False}
+            x["axis"] = {"format": times, "tickCount": 5, "labelFlush": False}
             tips[1] |= {"timeUnit": "utcyearmonthdatehoursminutesseconds", "format": "%Y-%m-%d %H:%M:%S"}
         axis, other = "y", {"x": x, "color": {"field": "rank", "type": "nominal", "legend": named}}
         point = rows["x"].n_unique() <= 30 or "transparent"  # where the pointer finds values
@@ -2698,7 +2582,7 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
     if "ci_low" in rows.columns:  # first, so that it lies below the values
         ends = {axis: {**value, "field": "ci_low"}, f"{axis}2": {"field": "ci_high"}}
         layers.insert(0, {"mark": span | clip, "encoding": {**other, **ends}})
-    if is_live and key == "curves":
+    if is_live and key == "curves":  # the pointer zooms, and a click in the legend hides the curve
         click = {"type": "point", "fields": ["rank"], "toggle": "true"}
         zoom = {"name": "zoom", "bind": "scales", "select": "interval"}
         layers[-1]["params"] = [zoom, {"name": "hidden", "bind": "legend", "select": click}]
@@ -2736,8 +2620,7 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
     shows = sys.stdout is not None and (file is None or options.format == "json" or sys.stdout.isatty())
     shows = shows and not (is_report and (options.output or options.format != "json"))
     if not is_report and not (shows and is_table):  # no table for people, which would say them
-        for result in results:
-            say(result.title, *result.notes)
+        say(*(line for result in results for line in (result.title, *result.notes)))
     if file:
         most = options.max_rows if is_report else 0
         with replacing(file) as partial:
@@ -2868,7 +2751,8 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f"--{flag} {file}: the name must end in one of {', '.join(endings)}", WRONG_USAGE)
     if not 0 <= (args.smooth or 0) < 1:
         raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
-    return Options(**vars(args))
+    args.for_programs = args.format in {"json", "csv"} or args.output is not None
+    return args
 
 
 def add_flags(parser: Parser) -> None:
@@ -2877,7 +2761,7 @@ def add_flags(parser: Parser) -> None:
     add = parser.add_argument_group("questions (one or more; without one: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": comma_list}
     flag: dict[str, Any] = {"action": "store_true"}
-    add("-t", "--top", type=whole_from(1), metavar="N", help="the N best runs and how they differ")
+    add("-t", "--top", type=partial(whole, 1), metavar="N", help="the N best runs and how they differ")
     add("-g", "--group-by", **many, metavar="A,B", help="statistics for each value of these columns")
     add("--pivot", **many, metavar="ROWS,COLUMNS", help="mean ± std (n) for each combination of values")
     add("--curves", **many, metavar="METRIC", help="values over the steps, per run or by --group-by")
@@ -2897,7 +2781,7 @@ def add_flags(parser: Parser) -> None:
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     points = f"points of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"
-    add("--points", type=whole_from(1), metavar="N", help=points)
+    add("--points", type=partial(whole, 1), metavar="N", help=points)
     add("--log", **flag, help="logarithmic value axis in pictures")
     group = parser.add_argument_group("metric")
     what = "metric to compare (may repeat; --top uses the first)"
@@ -2916,7 +2800,7 @@ def add_flags(parser: Parser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
     add("--columns", **many, metavar="A,B", help="show these columns")
-    add("--max-rows", type=whole_from(0), metavar="N", help="show at most N rows of each table (0: all)")
+    add("--max-rows", type=partial(whole, 0), metavar="N", help="show at most N rows of each table (0: all)")
     add("--format", choices=("table", "json", "csv", "markdown", "latex"), default="table", help="format of stdout")
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="print only errors on stderr")
@@ -2930,15 +2814,11 @@ def comma_list(text: str) -> list[str]:
     raise argparse.ArgumentTypeError("needs a value")
 
 
-def whole_from(least: int) -> Callable[[str], int]:
-    """A converter of text to a whole number that is not below `least`."""
-
-    def whole(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
-        return min(int(text), MOST_TYPED)
-
-    return whole
+def whole(least: int, text: str) -> int:
+    """A whole number that is not below `least`."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
+    return min(int(text), 10**9)  # more rows or points mean all
 
 
 class Parser(argparse.ArgumentParser):
@@ -2982,37 +2862,37 @@ def analyze(options: Options) -> int:
     say(*unused_flags(options, asked))
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
-    study = Study(everything, any_state, runs, (), (), metrics)
+    study = Study(options, everything, any_state, runs, metrics)
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         raise ScriptError(why_no_metric(study), WRONG_USAGE)
     for metric in metrics:
-        say(*remarks_on_metric(metric, study, options))
+        say_about_metric(metric, study)
     if options.best_per:
-        runs = best_settings(runs, options, metrics[0])
+        runs = best_settings(study)
     runs, by, apart = grouping(options.group_by, runs)
     study = study._replace(runs=runs, by=by, apart=apart)
     if options.output or not options.report:
-        deliver(answers(asked, study, options) or introduction(study, options), options.output, options)
+        deliver(answers(asked, study) or introduction(study), options.output, options)
     if options.report:
-        results = introduction(study, options)
+        results = introduction(study)
         missing = [name for name in asked if name not in {result.key for result in results}]
-        deliver([*results, *answers(missing, study, options)], options.report, options)
+        deliver([*results, *answers(missing, study)], options.report, options)
     return PARTIAL if damaged_files else OK
 
 
-def answers(questions: Iterable[str], study: Study, options: Options) -> list[Result]:
+def answers(questions: Iterable[str], study: Study) -> list[Result]:
     results: list[Result] = []
     for name in questions:
         if name in OF_METRIC:
-            results += [QUESTIONS[name](study, metric, options) for metric in study.metrics]
+            results += [QUESTIONS[name](study, metric) for metric in study.metrics]
         else:
-            results += QUESTIONS[name](study, options)
+            results += QUESTIONS[name](study)
     return results
 
 
 QUESTIONS: dict[str, Callable[..., Any]] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
 QUESTIONS |= {"diff": difference, "top": top, "groups": groups, "pivot": pivot, "importance": importance}
-QUESTIONS |= {"curves": lambda study, options: curves(study, options, options.curves)}
+QUESTIONS |= {"curves": lambda study: curves(study, study.options.curves)}
 OF_METRIC = {"groups", "pivot", "importance"}  # answered for each metric
 NEED_METRIC = {"top", *OF_METRIC}
 # What each flag is for: it has no effect on anything else.

@@ -80,11 +80,11 @@ FUNCTIONS = {
     "where_condition matches flaw_of_table derived_dtypes with_derived text_by statistics_by_run "
     "rows_in_order counted some folded printable did_you_mean comma_list",
     "analyze_runs": f"{WORDS} group_statistics statistics_of finite bootstrap t_quantile t_test_p welch_p "
-    "incomplete_beta association importance varied with_ranges comparable difference "
+    "incomplete_beta importance varied with_ranges comparable difference "
     "independent is_noise select_runs in_states find_column known_column labels find_metric "
-    "chosen_metrics kind keys_where known_times missing_casts curve_points with_divergence scaled "
+    "chosen_metrics kind keys_where known_times missing_casts rows_over curve_points with_divergence scaled "
     "float_format cell_text exact_text short_names shortened counted some_of printable jsonable "
-    "did_you_mean comma_list whole_from",
+    "did_you_mean comma_list whole",
 }
 TESTS = {
     "list_entities": "list_entities list_faults access",
