@@ -515,6 +515,21 @@ def test_curves_have_the_runs_of_every_file_that_has_the_metric(tmp_path, name):
     assert {row["id"] for row in document(tmp_path, "--curves", name)["curves"]} == {"a", "b"}
 
 
+def test_the_axis_is_a_metric_of_one_name_in_all_files(tmp_path):
+    """One file calls another metric metric_epoch: the step metric is the one of W&B's name, which most runs lack."""
+    for project, path in {"a": ["epoch"], "b": ["other"], "c": ["other"]}.items():
+        write_runs(tmp_path, [Run(project)], project=project)
+        columns = {"run_id": [project] * 2, "_step": [0, 1], "metric_loss": [3.0, 2.0], "metric_epoch": [10, 20]}
+        history = write_rows(tmp_path, "history", columns, project=project)
+        paths = json.dumps({"metric_loss": ["loss"], "metric_epoch": path})
+        facts = json.dumps({"metric_loss": {"step_metric": "epoch"}} if project == "a" else {})
+        metadata = {"wandb_tools.metrics": facts, "wandb_tools.columns": paths}
+        pl.read_parquet(history).write_parquet(history, metadata=metadata)
+    answer = answered(tmp_path, "--curves", "loss")
+    assert "most runs logged loss without its step metric: over step; or use --x epoch\n" in answer.err
+    assert {row["id"] for row in document(tmp_path, "--curves", "loss")["curves"]} == {"a", "b", "c"}
+
+
 def test_the_axis_depends_on_the_runs_that_count_alone(tmp_path):
     file = write_runs(tmp_path, [Run("a"), *(Run(f"old{n}", state="crashed") for n in range(3))])
     without = [(f"old{n}", step, None, 1.0) for n in range(3) for step in range(4)]

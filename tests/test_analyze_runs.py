@@ -143,6 +143,7 @@ def test_help_is_the_manual_and_needs_no_library() -> None:
         (["--top", "0"], 2, "--top"),
         (["--top", "many"], 2, "--top"),
         (["--max-rows", "-1"], 2, "--max-rows"),
+        (["--top", "9" * 5000], 2, "is not a whole number of 1 or more"),  # int() takes no more than 4,300 digits
         (["--state", "finishd"], 2, "finished"),
         (["--filter", "(oops"], 2, "unclosed group"),
         (["-o", "results.xls"], 2, ".csv"),

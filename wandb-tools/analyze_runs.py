@@ -125,10 +125,9 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "p
 KEY = ("entity", "project", "id")  # what makes a run unique
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
-# The views of --sql, and the columns of their files; other files belong to none.
+# The views of --sql, and the columns of their files. The first view that fits is a file's; other files have none.
 NEEDED = {"table": {*ROW_COLUMNS, "row"}, "runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}}
 NEEDED |= {"history": {*ROW_COLUMNS, "_step"}, "system": {*ROW_COLUMNS, "_timestamp"}}
-DOCUMENTS = ("columns", "metrics", "source")  # in the metadata of parquet files, as JSON
 IDENTITY = {*RUN_COLUMNS, "heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type"}
 IDENTITY |= {"sweep", "user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count"}
 IDENTITY |= {"exported_at", "source_file", "_config_json", "_summary_json"}
@@ -251,7 +250,6 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
-Options: TypeAlias = argparse.Namespace  # the command line, checked: see add_flags()
 Problem: TypeAlias = tuple[int, str, str]  # of --health: the run's number, the kind of problem, a detail
 
 
@@ -261,6 +259,47 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, checked."""
+
+    inputs: Sequence[Path]
+    top: int | None
+    group_by: Sequence[str]
+    pivot: Sequence[str]
+    curves: Sequence[str]
+    varying: bool
+    diff: Sequence[str]
+    importance: bool
+    health: bool
+    schema: bool
+    sql: str | None
+    report: Path | None
+    stat: str  # mean, median or iqm: what groups are compared by
+    best_per: Sequence[str]
+    x: str | None
+    best_so_far: bool
+    smooth: float | None
+    points: int | None
+    log: bool
+    metrics: Sequence[str]
+    value: str  # which value stands for a run: see VALUES
+    goal: Goal | None
+    name_patterns: Sequence[str]
+    where: str | None
+    states: Sequence[str]  # in lower case; empty: the default
+    output: Path | None
+    columns: Sequence[str]
+    max_rows: int | None  # 0: all
+    format: str
+    quiet: bool
+    debug: bool
+
+    @property
+    def for_programs(self) -> bool:
+        return self.format in {"json", "csv"} or self.output is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -403,12 +442,7 @@ def open_file(file: Path) -> Runs:
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
-        paths, metrics, source = (json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in DOCUMENTS)
-        ".".join(itertools.chain(*paths.values())).encode()  # fails unless each path is a list of texts
-        named = {column: tuple(path) for column, path in paths.items()}
-        goals = {c: said["goal"] for c, said in metrics.items() if said.get("goal") in ("minimize", "maximize")}
-        axes = {c: said["step_metric"] for c, said in metrics.items() if isinstance(said.get("step_metric"), str)}
-        source["export_id"] = metadata.get(EXPORT_KEY)
+        paths, goals, axes, source = documents_of(metadata)
         frame = frame.with_columns(
             (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
             cs.duration().dt.total_microseconds() / 1e6,
@@ -425,10 +459,25 @@ def open_file(file: Path) -> Runs:
             view = f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
         frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema(), view).items())
         dtypes = frame.collect_schema()
-    except (Exception, pl.exceptions.PanicException) as error:  # of what a foreign file may hold no list is complete
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
-    return Runs(frame, dtypes, named, goals, axes, files=(file,), source=source, view=view)
+    return Runs(frame, dtypes, paths, goals, axes, files=(file,), source=source, view=view)
+
+
+def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Goal], dict[str, str], Any]:
+    """W&B's paths of columns, their goals and axes by define_metric, and the export; ValueError if they are damaged."""
+    documents = [json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics", "source")]
+    paths, metrics, source = documents
+    lists = paths.values() if all(isinstance(each, dict) for each in documents) else [None]
+    if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
+        raise ValueError("its metadata is not what export_runs.py writes")
+    json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
+    facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
+    goals = {c: said["goal"] for c, said in facts.items() if said.get("goal") in ("minimize", "maximize")}
+    axes = {c: said["step_metric"] for c, said in facts.items() if isinstance(said.get("step_metric"), str)}
+    source["export_id"] = metadata.get(EXPORT_KEY)
+    return {column: tuple(path) for column, path in paths.items()}, goals, axes, source
 
 
 def known_times() -> pl.Expr:
@@ -1132,7 +1181,8 @@ def varied(study: Study) -> list[Result]:
 def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     several = {c: number for c in settings if (number := table[c].drop_nulls().n_unique()) > 1}
-    runs, seeds = study.runs, [c for c in several if "seed" in words(study.runs.label(c))][:1]
+    runs, plain = study.runs, [c for c in several if not table[c].dtype.is_nested()]
+    seeds = [c for c in plain if "seed" in words(runs.label(c))][:1]
     few = [c for c, number in several.items() if c not in seeds and number <= 12]  # more: at random
     few = [c for c in few if 2 * table[c].null_count() <= table.height]
     complete = table.select(settings).drop_nulls([*few, *seeds])
@@ -1222,11 +1272,9 @@ def importance(study: Study, metric: Metric) -> Result:
     notes = without_value(metric.label, total, table.height, n - table.height)
     if table.height < FEWEST_RUNS:
         notes.append(f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed")
-    elif varying:
-        notes.append("settings that vary together cannot be separated; p is not corrected for many settings")
     else:
-        notes.append("no setting varies")
-    notes += noise_note(noise, runs) if table.height >= FEWEST_RUNS else []
+        advice = "settings that vary together cannot be separated; p is not corrected for many settings"
+        notes += [advice if varying else "no setting varies", *noise_note(noise, runs)]
     for column in varying:
         is_number = table[column].dtype.is_numeric()
         pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
@@ -1451,7 +1499,7 @@ def sql(study: Study) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files."""
     import duckdb
 
-    options, query = study.options, study.options.sql.rstrip("; \t\r\n")
+    options, query = study.options, (study.options.sql or "").rstrip("; \t\r\n")
     usual = 0 if options.for_programs else MOST_ROWS["sql"]
     most = 0 if options.output else usual if options.max_rows is None else options.max_rows
     with database(study.any_state, "--sql", query) as (connection, aliases):
@@ -1769,23 +1817,25 @@ def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataF
     """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order.
 
     By default the axis is the step metric that define_metric gave the metric, unless most runs logged it without.
+    Prints which runs are left out.
     """
     defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes)
     axis = next(filter(None, defined), "step") if x is None else x
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
-    name = axis  # W&B's name, once a file has it: a column may be another metric in the next file
+    axis_name = axis  # W&B's name, once a file has it: a column may be another metric in the next file
     for part, column in logging:
-        own = clock if clock.startswith("_") and clock in part.dtypes else metric_called(name, part)
-        name = part.label(own) if own and name == axis else name
-        selected.append((part, {VALUE: column} | ({"x": own} if own and part.label(own) == name else {})))
+        x_column = clock if clock.startswith("_") and clock in part.dtypes else metric_called(axis_name, part)
+        axis_name = part.label(x_column) if x_column and axis_name == axis else axis_name
+        named = {"x": x_column} if x_column and part.label(x_column) == axis_name else {}
+        selected.append((part, {VALUE: column, **named}))
     if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
     part, column = logging[0]
     label, logged = part.label(column), rows_of_histories(selected, keys).drop_nulls(VALUE)
     has_axis = logged.group_by(RUN_NUMBER).agg((2 * pl.col("x").count() >= pl.len()).alias("x"))["x"]
     if x is None and 2 * has_axis.sum() < len(has_axis):
-        say(f"most runs logged {label} without its step metric: over step; or use --x {name}")
+        say(f"most runs logged {label} without its step metric: over step; or use --x {axis_name}")
         clock, axis, logged = "_step", "step", logged.with_columns(x=pl.col("_step").cast(pl.Float64))
     axis, place = part.label(axis).removeprefix("_"), pl.col("x")
     if silent := len(has_axis) and keys.height - len(has_axis):
@@ -2227,7 +2277,7 @@ def fitted(  # noqa: C901 - a pipeline
     """What people see of a result as text, and its notes: as many rows as they want, as many columns as fit `width`.
 
     Columns that were asked for by name are shown in any case. On a terminal headings of numbers are broken into lines
-    first, then texts are cut to one limit that is at least `least`.
+    first, then texts are cut to one limit that is at least `least`. On a page nothing is cut.
     """
     most = MOST_ROWS.get(result.key) if most is None else most
     height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
@@ -2258,21 +2308,21 @@ def fitted(  # noqa: C901 - a pipeline
     def fits(count: int, limit: int) -> bool:
         return sum(room(n, limit) + 2 for n in range(count)) - 2 <= width
 
-    counts = range(len(sizes), min(1, len(sizes)) - 1, -1)  # from all to one
-    count = max(result.kept, next((n for n in counts if fits(n, least if n > 2 else 1)), counts[-1]))
+    count = max(result.kept, next((n for n in range(len(sizes), 0, -1) if fits(n, least if n > 2 else 1)), 1))
     if dropped := [label for label, _ in result.view[count:]]:
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     columns = columns[:count]
     if escape is not printable:  # a page
         return columns, notes
-    limit = next((limit for limit in range(width, least if result.kept else 0, -1) if fits(count, limit)), least)
+    limits = range(width, least if result.kept else 0, -1)
+    limit = next((limit for limit in limits if fits(len(columns), limit)), least)
     if is_curve and count > 1:  # without the rows of curves that do not fit
         has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:]), strict=True)]
         columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
     rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
     for n, column in enumerate(columns):
-        own, is_whole = room(n, limit), column.is_number or column.label in BROKEN
+        own, is_whole = max(1, room(n, limit)), column.is_number or column.label in BROKEN
         texts = column.cells if is_whole else short_names(column.cells, own)
         texts = [short_names(row, limit)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
         parts = re.findall(rf".{{1,{own}}}(?:(?<=[/_. ,=-])|$)|.{{1,{own}}}", column.label)  # ends of words first
@@ -2751,8 +2801,7 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f"--{flag} {file}: the name must end in one of {', '.join(endings)}", WRONG_USAGE)
     if not 0 <= (args.smooth or 0) < 1:
         raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
-    args.for_programs = args.format in {"json", "csv"} or args.output is not None
-    return args
+    return Options(**vars(args))
 
 
 def add_flags(parser: Parser) -> None:
@@ -2816,7 +2865,7 @@ def comma_list(text: str) -> list[str]:
 
 def whole(least: int, text: str) -> int:
     """A whole number that is not below `least`."""
-    if not text.isdecimal() or int(text) < least:
+    if not text.isdecimal() or len(text) > 4000 or int(text) < least:  # int() takes no more digits
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
     return min(int(text), 10**9)  # more rows or points mean all
 
