@@ -1652,10 +1652,11 @@ def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, A
 def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path) -> Sequence[Part]:
     """The parts of a run in the order of their rows, each step once.
 
-    The steps of a resumed offline log follow the last one before it, as `wandb sync` places them: only a step that is
-    not higher than the one before is raised. So are lines. A rewound run loses the rows after the step to which it went
-    back. The values of any other step that comes again replace the earlier ones; a metric that only the earlier log has
-    there stays, as when a sweep's agent starts a run several times, once for each part of a model.
+    The steps of an offline log that continues another follow the last one there, as `wandb sync` places them: only a
+    step that is not higher than the one before is raised. So are those of shared mode, and lines. A rewound run loses
+    the rows after the step to which it went back. The values of any other step that comes again replace the earlier
+    ones; a metric that only the earlier log has there stays, as when a sweep's agent starts a run several times, once
+    for each part of a model.
     """
     parts: list[Part] = []
     for log in logs:
