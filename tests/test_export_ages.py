@@ -353,6 +353,21 @@ def test_a_summary_of_one_log_is_that_of_the_run(tmp_path, export):
     assert (project.run["metric_loss"], project.metadata["summary_restored"]) == (0.5, [])
 
 
+@pytest.mark.parametrize("others", [1, 0])
+def test_a_start_that_wandb_refused_changes_no_run(tmp_path, export, others):
+    """As of `resume="never"` for a run that is there: the log has name and tags of this start, and no telemetry."""
+    sdk = {"telemetry": {"cli_version": "0.31.0"}}
+    for _ in range(others):
+        write_log(tmp_path / "logs", "a", rows=ROWS, display_name="good", exit_code=None, **sdk)
+    later = START.replace(month=2)
+    write_log(tmp_path / "logs", "a", started_at=later, display_name="refused", tags=["x"], exit_code=1, **sdk)
+    done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    run = exported(tmp_path / "out", "offline_uncategorized").run
+    expected = ("good", "crashed", []) if others else ("refused", "failed", ["x"])  # alone, it is all that is known
+    assert (run["name"], run["state"], run["tags"]) == expected
+    assert ("skipped: 1 log of a start that failed\n" in done.err) == bool(others)
+
+
 @pytest.mark.parametrize(("version", "values"), [("0.29.0", [1, 2, 3]), ("0.30.0", [3, 2]), ("", [3, 2])])
 def test_the_steps_of_a_log_that_may_continue_another(tmp_path, export, version, values):
     """Before 0.30, SDKs did not tell in an offline log that it was resumed."""

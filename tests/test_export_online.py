@@ -177,10 +177,12 @@ def test_histories_of_every_shape(server, export, project, tmp_path):
     add("struct", rows=[{"_step": 0, **nested, "val.acc": 9}], live=[{"_step": 1, **nested}], summary=nested)
     server.configure(export_nested="dotted")
     add("dotted", rows=[{"_step": 0, **nested}], live=[{"_step": 1, **nested}], summary=nested)
+    best = {"val": {"acc": {"max": 0.25}, "at": {"x": {"min": 3}}}}  # by define_metric
+    add("dotted-best", rows=[{"_step": 0, **nested}], live=[{"_step": 1, **nested}], summary=best)
     server.configure(export_nested="struct")
     values = {("val", "acc"): 0.25, ("val", "at", "x"): 3}
     expected["struct"] = [(0, values | {("val.acc",): 9}), (1, values)]
-    expected["dotted"] = [(0, values), (1, values)]
+    expected["dotted"] = expected["dotted-best"] = [(0, values), (1, values)]
 
     patterns = {"*": 1.5, "^.*$": {"*": 2.5, "^a$": 3.5}, "loss": 0.5}  # for polars
     add("patterns", rows=[{"_step": 0, **patterns}], live=[{"_step": 1, **patterns}], summary=patterns)

@@ -603,7 +603,7 @@ class Log:
     last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
     runtime_s: float = 0.0  # at its exit
-    is_preempting: bool = False  # the program said that it would be stopped
+    kinds: set[str] = field(default_factory=set)  # of its records, without history and summary
     config: dict[str, object] = field(default_factory=dict)
     config_at_start: Collection[str] = ()  # the keys of the config that the run began with
     summary: dict[str, Any] = field(default_factory=dict)
@@ -617,6 +617,12 @@ class Log:
     def run_id(self) -> str:
         """The run's id; from the file's name if its record is lost."""
         return str(self.run.get("id") or storable(self.file.stem.removeprefix("run-")))
+
+    @property
+    def is_refused(self) -> bool:
+        """True if `wandb.init` failed, as W&B was out of reach or refused to resume the run: else it logs telemetry."""
+        is_known = self.exit_code is not None and "sdk" in self.run
+        return is_known and "telemetry" not in self.kinds and "history" not in self.parts
 
     @property
     def span_s(self) -> float:
@@ -712,6 +718,7 @@ def keep_last(last: dict[bytes, bytes], items: Iterable[bytes]) -> None:
 def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - each kind in turn
     """Store in `log` and `rows` what a record other than history and summary holds for an export."""
     kind = record.WhichOneof("record_type")
+    log.kinds.add(kind)
     if kind == "run":
         # It is repeated as a whole when name, notes or tags change, but then its config has large ints as floats.
         run = record.run
@@ -725,6 +732,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         # Before 0.30, SDKs do not tell in an offline log whether it continues a run.
         continues = run.resume or run.resumed or re.match(r"0\.[0-2]?\d\.", run.telemetry.cli_version)
         given |= {"continues": bool(continues), "shared": run.telemetry.feature.shared_mode}
+        given |= {"sdk": run.telemetry.cli_version}
         given |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
         log.run |= {name: value for name, value in given.items() if value}  # W&B does not clear what is set once
         if run.branch_point.run and run.branch_point.run == run.run_id:
@@ -739,8 +747,6 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         from google.protobuf.json_format import MessageToDict
 
         log.machines.setdefault(record.environment.writer_id, {}).update(MessageToDict(record.environment))
-    elif kind == "preempting":
-        log.is_preempting = True
     elif kind == "exit":
         log.exit_code, log.runtime_s = record.exit.exit_code, record.exit.runtime
     elif kind == "output_logger" and rows.options.console:  # by `write_logs`; the record has no time
@@ -1329,7 +1335,7 @@ def matches(name: str, pattern: str) -> bool:
 FoundRun: TypeAlias = tuple[Run, dict[str, History], list[Log]]  # with its rows by the table's name
 
 
-def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
+def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: PLR0915 - one sequence
     """The selected projects below the folder: their selected runs as pages, their rows as parts."""
     folder = cast("Path", options.offline)
     passed: Counter[tuple[str, str]] = Counter()  # what is skipped: a noun, and why
@@ -1360,9 +1366,11 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
         failed += [] if log.records else log.failed
     found: list[FoundRun] = []
     for names, of_run in sorted(by_run.items()):
+        begun = [log for log in of_run if not log.is_refused] or of_run
+        passed["log", "of a start that failed"] += len(of_run) - len(begun)
         try:
-            found.append(combined(*names, of_run, options, work))
-            passed["log", "copied from another"] += len(of_run) - len(found[-1][-1])
+            found.append(combined(*names, begun, options, work))
+            passed["log", "copied from another"] += len(begun) - len(found[-1][-1])
         except RecursionError:
             failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply"))
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
@@ -1591,7 +1599,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         id=run_id,
         name=record.get("name", run_id),
         state=logs[-1].run.get("state")
-        or offline_state(logs[-1].exit_code, heartbeat_at, is_preempting=logs[-1].is_preempting),
+        or offline_state(logs[-1].exit_code, heartbeat_at, is_preempting="preempting" in logs[-1].kinds),
         entity=entity,
         project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
@@ -3046,7 +3054,11 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
     if any(path[0] == METRIC and len(path) > 2 for path in columns):
         shared: dict[frozenset[KeyPath], frozenset[KeyPath]] = {}  # each set once, though thousands of runs have it
         for run in runs:
-            paths = frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2)
+            leaves = {path[1:] for path, _ in run.leaves if path[0] == METRIC}
+            leaves |= {
+                path[:-1] for path in leaves if path[-1] in SUMMARY_KINDS
+            }  # the metric of which it is the minimum
+            paths = frozenset(path for path in leaves if len(path) > 1)
             nested[run.row["id"]] = shared.setdefault(paths, paths)
 
     schema = run_schema() | dict.fromkeys(TEXTS, pl.String)
