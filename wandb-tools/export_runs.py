@@ -3042,23 +3042,24 @@ def run_schema() -> dict[str, Any]:
     return dtypes | {"runtime_s": pl.Float64, "tags": pl.List(pl.String)}
 
 
-def write_page(runs: Iterable[Run], work: Path) -> Page:
+def write_page(runs: Iterable[Run], work: Path) -> Page:  # noqa: C901 - in one sequence
     """Write runs to a page with typed columns, sorted like the runs file. Pages do not depend on each other."""
     runs = sorted(runs, key=lambda run: (run.row["created_at"] or EPOCH, run.row["id"]))
     columns: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
     for number, run in enumerate(runs):
         for path, value in run.leaves:
-            resize(columns[path], number)
-            columns[path].append(value)
+            values = columns[path]
+            if len(values) != number:  # rare: hundreds of thousands of calls would take a tenth of a second
+                resize(values, number)
+            values.append(value)
     nested: dict[str, frozenset[KeyPath]] = {}
     if any(path[0] == METRIC and len(path) > 2 for path in columns):
         shared: dict[frozenset[KeyPath], frozenset[KeyPath]] = {}  # each set once, though thousands of runs have it
         for run in runs:
-            leaves = {path[1:] for path, _ in run.leaves if path[0] == METRIC}
-            leaves |= {
-                path[:-1] for path in leaves if path[-1] in SUMMARY_KINDS
-            }  # the metric of which it is the minimum
-            paths = frozenset(path for path in leaves if len(path) > 1)
+            leaves = {path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2}
+            # Of a metric with `define_metric(summary="min")`, the summary holds {"min": ...}.
+            leaves |= {path[:-1] for path in leaves if len(path) > 2 and path[-1] in SUMMARY_KINDS}
+            paths = frozenset(leaves)
             nested[run.row["id"]] = shared.setdefault(paths, paths)
 
     schema = run_schema() | dict.fromkeys(TEXTS, pl.String)
