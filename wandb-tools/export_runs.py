@@ -1286,9 +1286,9 @@ def as_shown(text: str) -> str:
         if piece in ("\r", "\b"):
             at = max(at - 1, 0) if piece == "\b" else 0
         elif LINE_MOVE.fullmatch(piece):  # `\x1b[2K` erases the line, `\x1b[K` what is behind the cursor
-            shown = [" "] * at if "2" in piece else shown[:at]
-        else:
-            plain = ESCAPE.sub("", piece)
+            del shown[0 if "2" in piece else at :]
+        elif plain := ESCAPE.sub("", piece):
+            shown += " " * (at - len(shown))
             shown[at : at + len(plain)] = plain
             at += len(plain)
     return storable("".join(shown).rstrip(" "))
