@@ -370,8 +370,11 @@ def test_a_failure_of_a_run_in_two_pages_is_listed_once(empty_server, export, de
     assert [failure["run"] for failure in demo().metadata["failed"]] == sorted(demo().runs["id"])
 
 
-def test_a_count_that_was_ahead_is_no_loss(empty_server, export, demo):
+@pytest.mark.parametrize("drops", [0, 1])
+def test_a_count_that_was_ahead_is_no_loss(empty_server, export, demo, drops):
+    """The rows are asked for again, also if their download had failed before."""
     add_runs(empty_server, one="g")
+    empty_server.fault("drop", match={"kind": "download"}, times=drops)
     count = ["data", "project", "r0", "historyLineCount"]
     ahead = empty_server.fault("replace", match={"operation": "Rows"}, times=1, place=count, value="7")
     done = export("team/demo", "--include-history")

@@ -2541,10 +2541,10 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
         except DAMAGED as error:
             answer = None
             raise RequestError("the download is incomplete or damaged", retries=1) from error
-        best = max(history, best or history, key=lambda each: each.found)
+        is_first, best = best is None, max(history, best or history, key=lambda each: each.found)
         if best.is_short:
             answer = None  # the server may just have moved live rows into an export
-            raise RequestError(best.problem, retries=0 if best.problem else 1)
+            raise RequestError(best.problem, retries=tries if is_first and not best.problem else 0)
 
     try:
         source.server.storage.retry(attempt)
