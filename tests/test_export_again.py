@@ -382,6 +382,17 @@ def test_a_count_that_was_ahead_is_no_loss(empty_server, export, demo, drops):
     assert demo().metadata["failed"] == []
 
 
+def test_exports_of_the_same_rows_are_no_bomb(empty_server, export, demo, tmp_path):
+    """Each export may have some more rows than the server counts, however many exports there are."""
+    file = tmp_path / "export.parquet"
+    pl.select(_step=pl.int_range(60_000), loss=0.5).write_parquet(file)
+    empty_server.add_run("team", "demo", "one", history_rows=60_000)
+    empty_server.add_history("team", "demo", "one", files=[file] * 4)
+    done = export("team/demo", "--include-history")
+    assert done.code == 0, done.err
+    assert demo().history["_step"].to_list() == list(range(60_000))
+
+
 def test_texts_among_system_metrics_are_no_keys_of_a_history(empty_server, export, demo):
     add_runs(empty_server, one="g")
     empty_server.add_events("team", "demo", "one", [{"_timestamp": 1, "system.cpu": 2.5, "system.name": "text"}])

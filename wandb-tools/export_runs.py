@@ -2644,7 +2644,10 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     history.counted = answer["historyLineCount"] or 0
     most_rows = 2 * history.counted + SPARE_ROWS  # a small file can expand to more than fits into memory
-    exports = [export_rows(frame.head(most_rows + 1), nested, keys, history.skipped) for frame in rows]
+    heights = [frame.select(pl.len()).collect().item() for frame in rows]
+    if (highest := max(heights, default=0)) > most_rows:
+        raise RequestError(f"an export has {highest:,} rows, far more than the server counts", retries=1)
+    exports = [export_rows(frame, nested, keys, history.skipped) for frame in rows]
     if len(exports) > 1:  # if they overlap, the one with the newest row counts
         age = [pl.max("_timestamp"), pl.min("order")]
         exports.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
@@ -2653,12 +2656,10 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
         history.found = last.height
         return last
     exported: AnyFrame = pl.concat(exports, how="diagonal_relaxed")
-    with source.server.conversions:
-        if history.counted * len(exported.collect_schema()) <= BATCH_CELLS:
+    history.found = sum(heights)
+    if history.found * len(exported.collect_schema()) <= BATCH_CELLS:
+        with source.server.conversions:
             exported = exported.lazy().collect()
-        history.found = exported.lazy().select(pl.len()).collect().item()
-    if history.found > most_rows:
-        raise RequestError(f"its exports have over {most_rows:,} rows, far more than the server counts", retries=1)
     if not live:
         return exported
     last = rows_of_json(map(as_row, live), keys, history.skipped)
