@@ -370,13 +370,27 @@ def test_a_failure_of_a_run_in_two_pages_is_listed_once(empty_server, export, de
     assert [failure["run"] for failure in demo().metadata["failed"]] == sorted(demo().runs["id"])
 
 
-def test_a_count_that_was_ahead_is_no_loss(empty_server, export, demo):
+@pytest.mark.parametrize("drops", [0, 1])
+def test_a_count_that_was_ahead_is_no_loss(empty_server, export, demo, drops):
+    """The rows are asked for again, also if their download had failed before."""
     add_runs(empty_server, one="g")
+    empty_server.fault("drop", match={"kind": "download"}, times=drops)
     count = ["data", "project", "r0", "historyLineCount"]
     ahead = empty_server.fault("replace", match={"operation": "Rows"}, times=1, place=count, value="7")
     done = export("team/demo", "--include-history")
     assert (done.code, ahead.hits) == (0, 1), done.err
     assert demo().metadata["failed"] == []
+
+
+def test_exports_of_the_same_rows_are_no_bomb(empty_server, export, demo, tmp_path):
+    """Each export may have some more rows than the server counts, however many exports there are."""
+    file = tmp_path / "export.parquet"
+    pl.select(_step=pl.int_range(60_000), loss=0.5).write_parquet(file)
+    empty_server.add_run("team", "demo", "one", history_rows=60_000)
+    empty_server.add_history("team", "demo", "one", files=[file] * 4)
+    done = export("team/demo", "--include-history")
+    assert done.code == 0, done.err
+    assert demo().history["_step"].to_list() == list(range(60_000))
 
 
 def test_texts_among_system_metrics_are_no_keys_of_a_history(empty_server, export, demo):

@@ -1891,6 +1891,7 @@ def test_windows_are_split_only_where_their_times_are_known():
 @pytest.mark.parametrize("erase", ["\x1b[K", "\x1b[0K", "\x1b[2K"])
 def test_what_a_terminal_erases_is_gone(erase):
     assert export_runs.as_shown(f"Downloading\r{erase}done") == "done"
+    assert export_runs.as_shown(f"{'x' * 100_000}{erase * 50_000}\rdone\x1b[K") == "done"  # in linear time
 
 
 @given(st.lists(st.floats() | st.floats(-1e-4, 1e-4) | st.sampled_from([1e-5, 1e-7, 1e16, -0.0, None])))

@@ -348,7 +348,7 @@ def test_a_small_download_that_stands_for_much(empty_server, ask, tmp_path):
     assert file.stat().st_size < 200_000
     done = ask()
     assert done.code == 3
-    assert "bad: history: its exports have over 100,006 rows, far more than the server counts" in done.err
+    assert "bad: history: an export has 20,000,000 rows, far more than the server counts" in done.err
     assert table(tmp_path, "history")["run_id"].unique().sort().to_list() == ["a", "c"]
 
 

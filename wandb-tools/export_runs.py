@@ -1286,9 +1286,9 @@ def as_shown(text: str) -> str:
         if piece in ("\r", "\b"):
             at = max(at - 1, 0) if piece == "\b" else 0
         elif LINE_MOVE.fullmatch(piece):  # `\x1b[2K` erases the line, `\x1b[K` what is behind the cursor
-            shown = [" "] * at if "2" in piece else shown[:at]
-        else:
-            plain = ESCAPE.sub("", piece)
+            del shown[0 if "2" in piece else at :]
+        elif plain := ESCAPE.sub("", piece):
+            shown += " " * (at - len(shown))
             shown[at : at + len(plain)] = plain
             at += len(plain)
     return storable("".join(shown).rstrip(" "))
@@ -2541,10 +2541,10 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
         except DAMAGED as error:
             answer = None
             raise RequestError("the download is incomplete or damaged", retries=1) from error
-        best = max(history, best or history, key=lambda each: each.found)
+        is_first, best = best is None, max(history, best or history, key=lambda each: each.found)
         if best.is_short:
             answer = None  # the server may just have moved live rows into an export
-            raise RequestError(best.problem, retries=0 if best.problem else 1)
+            raise RequestError(best.problem, retries=tries if is_first and not best.problem else 0)
 
     try:
         source.server.storage.retry(attempt)
@@ -2644,7 +2644,10 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     history.counted = answer["historyLineCount"] or 0
     most_rows = 2 * history.counted + SPARE_ROWS  # a small file can expand to more than fits into memory
-    exports = [export_rows(frame.head(most_rows + 1), nested, keys, history.skipped) for frame in rows]
+    heights = [frame.select(pl.len()).collect().item() for frame in rows]
+    if (highest := max(heights, default=0)) > most_rows:
+        raise RequestError(f"an export has {highest:,} rows, far more than the server counts", retries=1)
+    exports = [export_rows(frame, nested, keys, history.skipped) for frame in rows]
     if len(exports) > 1:  # if they overlap, the one with the newest row counts
         age = [pl.max("_timestamp"), pl.min("order")]
         exports.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
@@ -2653,12 +2656,10 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
         history.found = last.height
         return last
     exported: AnyFrame = pl.concat(exports, how="diagonal_relaxed")
-    with source.server.conversions:
-        if history.counted * len(exported.collect_schema()) <= BATCH_CELLS:
+    history.found = sum(heights)
+    if history.found * len(exported.collect_schema()) <= BATCH_CELLS:
+        with source.server.conversions:
             exported = exported.lazy().collect()
-        history.found = exported.lazy().select(pl.len()).collect().item()
-    if history.found > most_rows:
-        raise RequestError(f"its exports have over {most_rows:,} rows, far more than the server counts", retries=1)
     if not live:
         return exported
     last = rows_of_json(map(as_row, live), keys, history.skipped)
