@@ -340,7 +340,7 @@ def test_damage_inside_of_one_of_several_exports_is_named(server, export, projec
     server.add_history("team", "demo", "one", files=[whole, damaged])
     assert export("-e", "team", "--include-history", *QUICK).code == 3
     (failure,) = project("demo").metadata["failed"]
-    assert (failure["error"], failure["attempts"]) == ("the download is incomplete or damaged", 2)
+    assert (failure["error"], failure["attempts"]) == ("the download is incomplete or damaged; export again", 2)
 
 
 def test_a_tail_that_fails_leaves_what_was_exported(server, export, project):

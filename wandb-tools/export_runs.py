@@ -2413,20 +2413,23 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
             why = "it was logged in increments (log_mode), which are not exported"
             project.failed += [Failure(run_id, f"table_{key}", why) for key, file in of_run.items() if not file]
         for key in sorted(keys - names.keys()):
-            name = quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
-            stem, longest = f"{project.stem}_{name}", LONGEST_STEM - len(f"{project.stem}_")
-            is_taken = name.lower() in {taken.lower() for taken in names.values()}  # some file systems ignore case
-            is_taken |= any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
-            is_taken |= owner_of(options.output / f"{stem}.parquet") not in (None, (project.entity, project.name))
-            if is_taken or len(name) > longest:
-                suffix = f"__{path_hash((key,))[:8]}"
-                name = name[: max(longest - len(suffix), len("table_"))] + suffix
-            names[key] = name
+            names[key] = logged_table_name(project, key, names.values(), options.output)
         tables += [new_table(name, key=key) for key, name in names.items()]
     for table in tables:
         table.is_asked = True
         table.earlier = project.tables[table.name].earlier if table.name in project.tables else None
     return project.tables | {table.name: table for table in tables}
+
+
+def logged_table_name(project: Project, key: str, taken: Collection[str], output: Path) -> str:
+    """The end of a W&B Table's file name; with a hash if it is too long, taken, or may belong to another project."""
+    name = quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
+    stem, longest = f"{project.stem}_{name}", LONGEST_STEM - len(f"{project.stem}_")
+    is_taken = name.lower() in [other.lower() for other in taken]  # some file systems ignore case
+    is_taken |= any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
+    is_taken |= owner_of(output / f"{stem}.parquet") not in (None, (project.entity, project.name))
+    suffix = f"__{path_hash((key,))[:8]}"
+    return name[: max(longest - len(suffix), len("table_"))] + suffix if is_taken or len(name) > longest else name
 
 
 def changed_runs(project: Project, table: Table) -> list[Wanted]:
@@ -2493,7 +2496,7 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
 def stored_parts(folder: Path) -> dict[str, History]:
     """The whole histories in the part files of an interrupted export, by their keys."""
     found: dict[str, History] = {}
-    for file in folder.glob("*.parquet"):
+    for file in folder.iterdir():
         try:
             parts, keys = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
             stored = logged_dtypes(pl.scan_parquet(file, glob=False).collect_schema())
@@ -2504,7 +2507,7 @@ def stored_parts(folder: Path) -> dict[str, History]:
                     own = {tuple(path): dtype for path, dtype in dtypes}
                     found[key].parts = [Part(file, stored, len(parts), own, *numbers)]
         except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
-            file.unlink()  # damaged, or of another version: its runs are fetched again
+            file.unlink()  # damaged, or of another version of this script: its runs are fetched again
     return found
 
 
@@ -2523,11 +2526,11 @@ def fetch_batch(source: RowSource, batch: Sequence[Wanted]) -> None:
 
 def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
     """The rows of a run; None if there are none. What cannot be fetched is a failure of the project."""
-    tries = 0
+    tries = damaged = 0
     best: History | None = None
 
     def attempt(_timeout_s: float) -> None:
-        nonlocal answer, best, tries
+        nonlocal answer, best, tries, damaged
         tries += 1
         try:
             answer = answer or ask_for_runs(source, [run])[run.id]
@@ -2539,8 +2542,9 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
                 answer = None
             raise
         except DAMAGED as error:
-            answer = None
-            raise RequestError("the download is incomplete or damaged", retries=1) from error
+            answer, damaged = None, damaged + 1
+            why = "the download is incomplete or damaged; export again"
+            raise RequestError(why, retries=tries if damaged == 1 else 0) from error
         is_first, best = best is None, max(history, best or history, key=lambda each: each.found)
         if best.is_short:
             answer = None  # the server may just have moved live rows into an export
