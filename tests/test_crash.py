@@ -93,7 +93,7 @@ def undisturbed(call_script) -> Callable[[dict[str, Any]], Done]:
 @pytest.mark.parametrize(
     ("before", "left"),
     [
-        (r"os\.remove \S*/work/\w+$", "old"),  # a history was fetched
+        (r"os\.remove \S*\bwork\W\w+$", "old"),  # a history was fetched
         (r"os\.rename .*_metadata", "mixed"),
         (r"os\.rmdir \S*/history$", "new"),  # all is published, and what was for an interruption goes
     ],
@@ -149,7 +149,8 @@ def test_a_killed_merge_leaves_a_whole_result(prepared, out, undisturbed, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("by", "before"), [(signal.SIGINT, r"open \S*/work/\S+_metadata\.json w"), (signal.SIGTERM, r"os\.rename .*_runs")]
+    ("by", "before"),
+    [(signal.SIGINT, r"open \S*\bwork\W\S+_metadata\.json w"), (signal.SIGTERM, r"os\.rename .*_runs")],
 )
 def test_an_export_that_is_told_to_end_leaves_no_mixture(prepared, out, undisturbed, by, before):
     shutil.copytree(prepared.earlier, out, dirs_exist_ok=True)
@@ -281,7 +282,7 @@ def test_a_folder_that_is_read_only_is_named(prepared, out, writer):
     assert snapshot(out) == old
 
 
-@pytest.mark.parametrize("before", [r"open \S*/work/\w+ w", r"os\.rename .*_runs"])
+@pytest.mark.parametrize("before", [r"open \S*\bwork\W\w+ w", r"os\.rename .*_runs"])
 def test_a_write_that_fails_names_the_place(prepared, out, before):
     ended = done(prepared.export(out), out, before=before, failing=errno.ENOSPC)
     assert ended.code == 1
