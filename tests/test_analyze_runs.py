@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import analyze_runs
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import scipy
 from contract_files import START, Run, write_runs
@@ -392,6 +393,19 @@ def test_runs_that_keep_another_value_of_a_metric_are_named(tmp_path: Path) -> N
     file = write_runs(tmp_path, [Run("old", summary={"acc": 0.5}), Run("new", summary={"acc": {"max": 0.9}})])
     hint = "use aggregate_runs.py --history, then --value last (or min, max)"
     assert f"1 run with acc.max instead of acc: {hint}" in answered(file, "--metric", "acc", "--top", 1).err
+
+
+def test_a_damaged_column_is_named_where_the_values_of_a_metric_are_counted(tmp_path: Path) -> None:
+    summaries = [{"acc": 0.5}, {"acc": {"max": 0.9}}]
+    file = write_runs(tmp_path, [Run(f"r{n}", summary=summaries[n % 2]) for n in range(50)])
+    chunks = [pq.read_metadata(file).row_group(0).column(n) for n in range(len(pq.read_schema(file).names))]
+    damaged = bytearray(file.read_bytes())
+    for chunk in chunks:
+        if chunk.path_in_schema == "metric_acc_max":
+            start = chunk.dictionary_page_offset or chunk.data_page_offset
+            damaged[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    file.write_bytes(damaged)
+    assert ask(file, "--metric", "acc", "--top", 1, "--state", "all").code == 1
 
 
 def test_stored_goal_beats_the_name_and_a_flag_beats_both(tmp_path: Path) -> None:

@@ -714,8 +714,8 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         say(f"of {name} only the {SUMMARIES[child]} is stored: {runs.label(column)} is used")
     else:
         shown = column
-        others = pl.col(column).is_null() & pl.any_horizontal(False, pl.col(columns.values()).is_not_null())
-        if lacking := runs.frame.select(others.sum()).collect().item():
+        others = pl.col(column).is_null() & pl.any_horizontal(pl.col(columns.values()).is_not_null())
+        if columns and (lacking := collected(runs.frame.select(others.sum())).item()):
             what_else = some_of([*map(runs.label, columns.values())])
             hint = "use aggregate_runs.py --history, then --value last (or min, max)"
             say(f"{counted(lacking, 'run')} with {what_else} instead of {runs.label(column)}: {hint}")
