@@ -2532,22 +2532,17 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
     def attempt(_timeout_s: float) -> None:
         nonlocal answer, best, tries, damaged
         tries += 1
+        given, answer = answer or ask_for_runs(source, [run])[run.id], None  # a retry asks again: signed URLs expire
+        if given is None:
+            raise RequestError("the run no longer exists on the server", status=404, retries=0)
         try:
-            answer = answer or ask_for_runs(source, [run])[run.id]
-            if answer is None:
-                raise RequestError("the run no longer exists on the server", status=404, retries=0)  # noqa: TRY301
-            history = read_answer(source, run, answer)
-        except RequestError as error:
-            if tries > 1 or error.status:  # signed URLs expire: ask again, for new ones
-                answer = None
-            raise
+            history = read_answer(source, run, given)
         except DAMAGED as error:
-            answer, damaged = None, damaged + 1
+            damaged += 1
             why = "the download is incomplete or damaged; export again"
             raise RequestError(why, retries=tries if damaged == 1 else 0) from error
         is_first, best = best is None, max(history, best or history, key=lambda each: each.found)
-        if best.is_short:
-            answer = None  # the server may just have moved live rows into an export
+        if best.is_short:  # the server may just have moved live rows into an export
             raise RequestError(best.problem, retries=tries if is_first and not best.problem else 0)
 
     try:
