@@ -104,8 +104,10 @@ DEFINITIONS = {  # what define_metric says: its arguments, and the value that th
     "d/plain": ({}, 3),
     "d/added": ({"summary": "max"}, {"min": 1, "max": 5}),  # to what DEFINED_BEFORE says
     "d/anew": ({"summary": "max", "overwrite": True}, {"max": 5}),
+    "d/again": ({"summary": "max"}, {"max": 5}),  # a kind removes the `none` before it
 }
 DEFINED_BEFORE = {name: {"summary": "min", "step_metric": "epoch"} for name in ("d/added", "d/anew")}
+DEFINED_BEFORE["d/again"] = {"summary": "none"}
 DEFINED_FACTS = {  # what the files' metadata say of the columns
     "d/min": ("minimize", "min", None),
     "d/max": ("maximize", "max", "epoch"),
@@ -117,6 +119,7 @@ DEFINED_FACTS = {  # what the files' metadata say of the columns
     "d/none": (None, "none", None),
     "d/added": (None, "min,max", "epoch"),
     "d/anew": ("maximize", "max", None),
+    "d/again": ("maximize", "max", None),
     "glob/a": ("minimize", "min", "epoch"),
 }
 # In a definition, a dot separates nested keys, and a backslash precedes the dots of a key: each with the metric that

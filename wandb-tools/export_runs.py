@@ -771,8 +771,9 @@ def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> Non
     known = MetricDefinition(pattern, None, None, None)
     if not metric._control.overwrite:  # noqa: SLF001 - a field; else later ones add to it
         known = definitions.get(pattern, known)
-    had = (known.summary or "").split(",")
-    kinds = ",".join(kind for kind in SUMMARY_KINDS if kind in had or getattr(metric.summary, kind))
+    given = {kind for kind in SUMMARY_KINDS if getattr(metric.summary, kind)}
+    had = {*(known.summary or "").split(",")} - ({"none"} if given else set())
+    kinds = ",".join(kind for kind in SUMMARY_KINDS if kind in had | given)
     goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
     definitions[pattern] = MetricDefinition(pattern, goal, kinds or None, step_metric)
     if step_metric:  # it is a metric of its own, to which no pattern applies
@@ -1223,10 +1224,8 @@ def write_parts(histories: Mapping[str, History], folder: Path) -> None:
     is_ascending = ((order > order.shift()) | (pl.col("run_id") != pl.col("run_id").shift())).all()
     if not rows.select(is_ascending).collect(engine="streaming").item():
         # One row per step is held in memory: a small file can stand for hundreds of millions of rows with one step.
-        numbered = rows.with_row_index("number")
-        last = numbered.group_by("run_id", "order").agg(pl.max("number")).select("number")
-        unique = numbered.join(last, on="number", how="semi").drop("number")
-        rows = unique.sort("run_id", "order").collect(engine="streaming").lazy()
+        unique = rows.unique(["run_id", "order"], keep="last").sort("run_id", "order")
+        rows = unique.collect(engine="streaming").lazy()
     numbers = [pl.len().alias("rows"), order.min().alias("first"), order.max().alias("last")]
     facts = rows.group_by("run_id").agg(numbers).fill_null(0).collect(engine="streaming").rows()
     file = folder / f"{uuid.uuid4().hex}.parquet"
