@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import LIMIT_S, Done, finished_runs, wait_until
+from export_runs import MOST_LOST
 from log_files import HEADER, START, log_of, records_of, write_log
 
 if TYPE_CHECKING:
@@ -618,6 +619,62 @@ def test_a_run_that_stands_twice_in_a_page_is_one_row(server, export, out):
     done = export("team/demo", "--include-history", *QUICK)
     assert done.code == 0, done.err
     assert history(out).height == 15
+
+
+@pytest.mark.parametrize("bad", [0, 7, 11])
+def test_a_run_that_the_server_cannot_return_costs_itself_alone(server, export, out, bad):
+    for number in range(12):
+        created = f"2026-01-01T00:00:{number:02d}"
+        server.add_run("team", "demo", f"r{number:02d}", created_at=created, summary={"loss": number})
+    server.fault("error", match={"field": "summaryMetrics", "run": f"r{bad:02d}"})
+    done = export("team/demo", *QUICK)
+    assert (done.code, done.err.count(f"error: r{bad:02d}: its config or summary cannot be fetched: ")) == (3, 1)
+    assert sorted(runs(out)["metric_loss"]) == [number for number in range(12) if number != bad]
+    counts = metadata(out)["runs"]
+    assert (counts["listed"], counts["written"], counts["failed"], counts["filtered"]) == (12, 11, 1, 0)
+    server.clear_faults()
+    assert export("team/demo", *QUICK).code == 0
+    server.fault("error", match={"field": "summaryMetrics", "run": f"r{bad:02d}"})
+    assert export("team/demo", "--prune", *QUICK).code == 3
+    assert sorted(runs(out)["metric_loss"]) == [*range(12)]  # the row of the export before
+
+
+def test_a_server_that_cannot_return_many_runs_is_not_asked_for_each(server, export, out):
+    server.add_runs("team", "demo", 60, keys=2)
+    server.fault("error", match={"field": "summaryMetrics"})
+    done = export("team/demo", "--retries", 0)
+    assert (done.code, len(server.requests(operation="Runs"))) == (1, 3 * MOST_LOST + 1)
+    assert "simulated failure" in done.err
+
+
+def test_a_run_that_the_server_cannot_return_and_nothing_else(server, export):
+    server.add_run("team", "demo", "a")
+    server.fault("error", match={"field": "summaryMetrics"})
+    done = export("team/demo/a", *QUICK)
+    assert done.code == 1
+    assert done.err.count("error: ") == 1
+    assert "error: team/demo: run a: its config or summary cannot be fetched: " in done.err
+
+
+NODE = ("data", "project", "runs", "edges", 0, "node")
+
+
+@pytest.mark.parametrize("count", ["0", "null"])
+def test_a_history_that_the_server_does_not_count(server, export, out, count):
+    server.add_run("team", "demo", "a", summary={"loss": 1.0, "_step": 4})
+    server.add_history("team", "demo", "a", rows=steps(range(5)))
+    server.fault("replace", match={"operation": "Runs"}, place=[*NODE, "historyLineCount"], value=count)
+    export("team/demo", "--include-history", *QUICK)
+    assert history(out).height == 5
+
+
+def test_null_in_place_of_a_run(server, export, out):
+    for run_id in "ab":
+        add_run(server, "demo", run_id)
+    server.fault("replace", match={"operation": "Runs"}, place=[*NODE], value="null")
+    done = export("team/demo", *QUICK)
+    assert (done.code, runs(out).height) == (3, 1)
+    assert "the server counts 2 runs, but lists 1" in done.err
 
 
 def test_many_pages_that_cannot_be_understood_end_the_export(server, export, out):

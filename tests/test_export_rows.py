@@ -460,13 +460,14 @@ def test_a_table_that_cannot_be_had_costs_itself_alone(server, export, out):
     assert table_of(out, "table_cells").height == 4 + len(bad)
 
 
-def test_a_table_that_was_logged_in_increments_is_named(server, export, out):
-    entry = {**entry_of("cells"), "_type": "incremental-table-file", "increment_num": 1}
+@pytest.mark.parametrize("kind", ["incremental-table-file", "joined-table", "partitioned-table"])
+def test_a_table_of_several_files_is_named(server, export, out, kind):
+    entry = {**entry_of("cells"), "_type": kind} if kind != "partitioned-table" else {"_type": kind, "parts_path": "x"}
     server.add_run("team", "demo", "parts", summary={"cells": entry})
     add_table(server, "whole", "cells", ["n"], [[1]])
     done = export("--tables")
     assert (done.code, failed(out)) == (3, [("parts", "table_cells")])
-    assert "error: parts: table_cells: it was logged in increments" in done.err
+    assert "error: parts: table_cells: it consists of several files" in done.err
     assert table_of(out, "table_cells").select("run_id", "n").rows() == [("whole", 1)]
 
 
@@ -573,6 +574,7 @@ settings = wandb.Settings(mode="shared", x_label=writer, x_primary=writer == "a"
 with wandb.init(entity="team", project="demo", id="shared", dir=".", settings=settings) as run:
     for value in values:
         run.log({"loss": int(value)})
+    run.finish(exit_code=3 if writer == "a" else 0)
 """
 
 
@@ -588,6 +590,27 @@ def test_rows_that_several_processes_wrote(server, export_logs, clean_environmen
     assert export_logs("--include-history").code == 0
     history = table_of(out, "history").select("_step", "metric_loss")
     assert history.rows() == [(0, 5), (1, 4), (2, 3), (3, 2), (4, 1)]
+    assert table_of(out, "runs")["state"].to_list() == ["failed"]  # as the primary process says, which begins first
+
+
+DERIVED = """
+import wandb
+settings = wandb.Settings(mode="offline", console="off", x_disable_stats=True, x_server_side_derived_summary=True)
+with wandb.init(entity="team", project="demo", dir=".", settings=settings) as run:
+    for loss in (3, 2):
+        run.log({"loss": loss})
+    run.summary["best"] = 7
+"""
+
+
+def test_a_summary_that_the_server_would_derive(export_logs, clean_environment, tmp_path, out):
+    """The log holds only what the user set; a server adds what was logged last."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    command = [sys.executable, "-c", DERIVED]
+    subprocess.run(command, env=clean_environment, cwd=logs, check=True, timeout=LIMIT_S, **SILENT)
+    assert export_logs().code == 0
+    assert table_of(out, "runs").select("metric_best", "metric_loss").rows() == [(7, 2)]
 
 
 SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

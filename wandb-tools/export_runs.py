@@ -150,6 +150,7 @@ TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks l
 RETRIES = 4
 PAGE_RUNS = 1_000  # runs per question, the most that a server returns
 WINDOW_RUNS = 400  # runs per window of creation times: one is parsed while others are fetched
+MOST_LOST = 20  # runs per project that the server cannot return: each takes some seconds to find
 LISTINGS = 3  # attempts to list a project whose runs change during the listing
 RUNS_A_QUESTION = 20  # runs or sweeps per question
 LIVE_ROWS_A_QUESTION = 5_000
@@ -431,6 +432,7 @@ class Project:
     cut: Collection[str] = ()  # ids of runs that may lack rows here: logs or their ends, or what was not synced
     resumed: set[str] = field(default_factory=set)  # ids of runs whose first log here continues another one
     pages: list[Page] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)  # ids of runs that the server cannot return, with its error
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
     tables: dict[str, Table] = field(default_factory=dict)  # by their names
     goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
@@ -675,7 +677,7 @@ def read_log(log: Log, rows: LogRows) -> None:
                     glance = glance_type.FromString(payload)
                     if glance.HasField("history"):
                         rows.add_history(glance.history)
-                        keep_last(logged, () if changes else glance.history.item)
+                        keep_last(logged, () if changes and not log.run.get("derived") else glance.history.item)
                     elif glance.HasField("summary"):
                         keep_last(changes, [*glance.summary.item, *glance.summary.other])
                     else:
@@ -687,7 +689,7 @@ def read_log(log: Log, rows: LogRows) -> None:
         log.error = f"cannot be read: {error.strerror or error}"
     log.note_time(time_at(*log.last_stamp))
     log.summary_from = "log" if changes else "history" if logged else ""
-    for encoded in (changes or logged).values():
+    for encoded in (logged | changes if log.run.get("derived") else changes or logged).values():
         try:
             item = proto.SummaryItem.FromString(encoded)
             value = from_json(item.value_json or "null")
@@ -731,8 +733,10 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         given |= {"tags": [*run.tags], "commit": run.git.commit, "offline": run.telemetry.feature.offline}
         # Before 0.30, SDKs do not tell in an offline log whether it continues a run.
         continues = run.resume or run.resumed or re.match(r"0\.[0-2]?\d\.", run.telemetry.cli_version)
-        given |= {"continues": bool(continues), "shared": run.telemetry.feature.shared_mode}
-        given |= {"sdk": run.telemetry.cli_version}
+        feature = run.telemetry.feature
+        # With a derived summary, the log has only those of its values that the user set.
+        given |= {"derived": feature.server_side_derived_summary, "shared": feature.shared_mode}
+        given |= {"continues": bool(continues), "sdk": run.telemetry.cli_version}
         given |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
         log.run |= {name: value for name, value in given.items() if value}  # W&B does not clear what is set once
         if run.branch_point.run and run.branch_point.run == run.run_id:
@@ -1594,11 +1598,13 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
     summary = dict(sorted(summary.items()))  # the log's order is random
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
+    # Of the processes that share a run, the primary one sets its state; it alone logs its machine.
+    deciding = ([log for log in logs if log.run.get("shared") and "environment" in log.kinds] or logs)[-1]
     row = dict(
         id=run_id,
         name=record.get("name", run_id),
-        state=logs[-1].run.get("state")
-        or offline_state(logs[-1].exit_code, heartbeat_at, is_preempting="preempting" in logs[-1].kinds),
+        state=deciding.run.get("state")
+        or offline_state(deciding.exit_code, heartbeat_at, is_preempting="preempting" in deciding.kinds),
         entity=entity,
         project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
@@ -2182,6 +2188,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
             return []
         server.meter.add(runs=len(nodes))
         listed.append(len(nodes))
+        nodes = [node for node in nodes if node["name"] not in project.lost]
         if active_since is not None:
             late = [node for node in nodes if (time_of(node["heartbeatAt"]) or EPOCH) >= active_since]
             inactive.update({node["name"] for node in nodes} - {node["name"] for node in late})
@@ -2193,17 +2200,18 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
     for tries in range(1, LISTINGS + 1):
         failed: list[Failure] = []
         inactive: set[str] = set()  # ids of runs that --active-since leaves out
-        project.pages, project.is_changing = [], False
+        project.pages, project.lost, project.is_changing = [], {}, False
         listed: list[int] = []  # runs per page; two pages may share runs
         windows = project.windows
         while windows:
             if sum(listed) > 3 * project.selected + 100:
                 raise RequestError("the server repeats its list of runs without end; try again later", retries=0)
             windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
-        if not project.pages and failed:
-            raise RequestError(failed[0].error, retries=0)
         project.runs = keys_of(project.pages)
-        got = project.runs.height + len(inactive)
+        errors = [failure.error for failure in failed] + [f"run {run_id}: {e}" for run_id, e in project.lost.items()]
+        if errors and not project.runs.height and not inactive:
+            raise RequestError(errors[0], retries=0)
+        got = project.runs.height + len(inactive) + len(project.lost)
         if any(failure.what == "runs" for failure in failed):
             break
         if got < project.selected:
@@ -2214,14 +2222,15 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
             error = f"the server counts {counted(project.selected, 'run')}, but lists {got:,}"
             failed.append(Failure(project.path, "runs", error, LISTINGS))
     for place in () if server.options.selection.flags else project.places:
-        if place.key and place.value not in set(project.runs["id" if place.key == "run" else place.key]):
+        if place.key and place.value not in {*project.lost, *project.runs["id" if place.key == "run" else place.key]}:
             why = "there is no such run" if place.key == "run" else f"there is no run of this {place.key}"
             failed.append(Failure(place.value, "place", why))
-    project.failed += dict.fromkeys(failed)  # two pages may share a run
+    lost = [Failure(run_id, "run", error) for run_id, error in project.lost.items()]
+    project.failed += dict.fromkeys(failed + lost)  # two pages may share a run
     project.selected = max(project.selected, got) - len(inactive)
     project.filtered += len(inactive)
     if not (project.filters or active_since or any(failure.what == "runs" for failure in failed)):
-        project.all_ids = set(project.runs["id"])
+        project.all_ids = {*project.runs["id"], *project.lost}
 
 
 def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[Mapping[str, Any]], list[Window]]:
@@ -2231,13 +2240,23 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
         filters += [{"createdAt": {operator: iso(time_)}}] if time_ else []
     variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {}), "after": window.cursor}
     question = RUNS % ("" if server.options.dry_run else "config summaryMetrics")
-
-    answer, size = server.api.ask_for_less(question, lambda size: {**variables, "first": size}, project.page_runs)
+    one = {**variables, "first": 1}
+    try:
+        answer, size = server.api.ask_for_less(question, lambda size: {**variables, "first": size}, project.page_runs)
+    except RequestError as error:  # maybe because of a single run: it is left out, and the others are asked for
+        if len(project.lost) >= MOST_LOST or (error.status < 500 and error.status != 200):
+            raise
+        answer, size = server.api.ask(RUNS % "", one), 1
+        try:
+            answer = server.api.ask(question, one)
+        except RequestError as again:
+            ids = [edge["node"]["name"] for edge in answer["project"]["runs"]["edges"]]
+            project.lost |= dict.fromkeys(ids, f"its config or summary cannot be fetched: {again}")
     answer = answer["project"]
     project.page_runs = min(size * 4, PAGE_RUNS)
     if answer is None or answer["runs"] is None:
         raise RequestError("the project no longer exists" if answer is None else "the answer has no runs", retries=0)
-    nodes = [edge["node"] for edge in answer["runs"]["edges"]]
+    nodes = [edge["node"] for edge in answer["runs"]["edges"] if edge["node"]]
     info, runs = answer["runs"]["pageInfo"], answer["inWindow"]
     project.is_changing |= window.cursor is not None and runs != window.runs
     if not info["hasNextPage"] or not nodes:
@@ -2303,7 +2322,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         _config_json=texts["config"],
         _summary_json=texts["summaryMetrics"],
     )
-    tables = tables_in(summary) if 'table-file"' in texts["summaryMetrics"] else {}
+    tables = tables_in(summary) if "table" in texts["summaryMetrics"] else {}
     return Run(row, leaves, definitions_in(config), tables)
 
 
@@ -2409,7 +2428,7 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
         keys = {key for of_run in files.values() for key, file in of_run.items() if file}
         for run_id, of_run in files.items():
-            why = "it was logged in increments (log_mode), which are not exported"
+            why = "it consists of several files (in increments, joined or partitioned); such tables are not exported"
             project.failed += [Failure(run_id, f"table_{key}", why) for key, file in of_run.items() if not file]
         for key in sorted(keys - names.keys()):
             names[key] = logged_table_name(project, key, names.values(), options.output)
@@ -2475,7 +2494,9 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
     for run in changed_runs(project, table):
         if known := stored.get(run.key(table)):
             table.fetched[run.id] = replace(known, mark=run.mark)
-        elif run.listed == 0 if table.name == "history" else table.key is not None and not run.file:
+        elif (table.key is not None and not run.file) or (
+            table.name == "history" and not run.listed and run.last_step is None
+        ):
             table.fetched[run.id] = History(mark=run.mark)
         else:
             missing.append(run)
@@ -2971,24 +2992,24 @@ def numeric_leaves(
     return leaves
 
 
-TABLE_TYPES = ("table-file", "incremental-table-file")
+TABLE_TYPES = ("table-file", "incremental-table-file", "joined-table", "partitioned-table")
 
 
 def tables_in(summary: Mapping[str, object]) -> dict[str, str]:
     """The file of each W&B Table that a summary names, by its key; keys of nested dicts are joined by dots.
 
-    For a table that was logged in increments, each of them in a file of its own, the file is "".
+    For a table that consists of several files, the file is "".
     """
     found: dict[str, str] = {}
     inner: list[tuple[KeyPath, object]] = [((key,), value) for key, value in summary.items()]
     for path, value in inner:  # which grows by what nested dicts hold
         if isinstance(value, dict) and "_type" not in value:
             inner += [((*path, key), below) for key, below in value.items()]
-        elif isinstance(value, dict) and value["_type"] in TABLE_TYPES and isinstance(file := value.get("path"), str):
-            key = ".".join(path)
-            if not {"", ".."} & {*re.split(r"[/\\]", file)}:  # it is a path below the run's folder
-                file = file if value["_type"] == "table-file" else ""
-                found[f"{key}__{path_hash(path)[:8]}" if key in found else key] = file
+        elif isinstance(value, dict) and value["_type"] in TABLE_TYPES:
+            key, file, is_one = ".".join(path), value.get("path"), value["_type"] == "table-file"
+            is_below = isinstance(file, str) and {"", ".."}.isdisjoint(re.split(r"[/\\]", file))  # the run's folder
+            if is_below or not is_one:
+                found[f"{key}__{path_hash(path)[:8]}" if key in found else key] = str(file) if is_one else ""
     return found
 
 
