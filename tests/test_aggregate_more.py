@@ -151,6 +151,20 @@ def test_histories_of_dropped_runs_are_neither_read_nor_reported():
     assert "histories: 5 rows, 1 metric and 1 run in 1 file" in err
 
 
+def test_histories_of_other_projects_rename_and_add_nothing():
+    for project, metric in (("demo", "val/loss"), ("other", "val_loss")):
+        source = json.dumps({"kind": "offline", "entity": "team", "project": project})
+        file = write_runs(Path("x"), [Run(project, summary={metric: 1.0})], project=project)
+        metadata = {k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb_tools")}
+        pl.read_parquet(file).write_parquet(file, metadata=metadata | {"wandb_tools.source": source})
+        rows = [(project, 0, {metric: 2.0, f"only_{project}": 1.0})]
+        write_history(Path(f"x/team_{project}_history.parquet"), rows, project=project, source=source)
+    frame = aggregated("x/team_demo_runs.parquet", "--history")
+    assert frame.select("metric_val_loss", "history_last_val_loss").rows() == [(1.0, 2.0)]
+    assert "history_last_only_demo" in frame.columns
+    assert "history_last_only_other" not in frame.columns
+
+
 def test_a_damaged_history_of_dropped_runs_costs_nothing():
     write_runs(Path("x"), [Run("a")])
     write_runs(Path("y"), [Run("b")], project="other")

@@ -468,9 +468,7 @@ def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
         return dtype
     if dtype.is_integer() or (dtype == pl.Boolean and prefix == METRIC):
         return pl.Int64() if dtype not in (pl.UInt64, pl.Int128, pl.UInt128) else pl.Float64()  # may pass 64 bits
-    if dtype.is_numeric():
-        return pl.Float64()
-    return dtype if dtype in (pl.Boolean, pl.Null) else pl.String()
+    return dtype if dtype in (pl.Boolean, pl.Null) else pl.Float64() if dtype.is_numeric() else pl.String()
 
 
 def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
@@ -825,15 +823,17 @@ def words(name: str) -> list[str]:
 
 # --- columns from histories -----------------------------------------------------------------------------------
 def histories_beside(files: Files, report: Report) -> Iterator[ParquetFile]:
-    """The histories in the folders of the exports that `files` come from."""
+    """The histories of the projects of `files`, in the folders of their exports: others would only add columns."""
+    homes = {to_json([source.get("entity"), source.get("project")]) for file in files for source in file.sources}
     for folder in dict.fromkeys(folder_of(source["file"]) for file in files for source in file.sources):
         pattern = folder if folder.startswith(CLOUD) else glob.escape(folder)
         for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
             try:
                 header = read_header(file)
+                own = {to_json([source.get("entity"), source.get("project")]) for source in header.sources}
                 if header.kind == "history" and file.endswith("_history_sampled.parquet"):
                     skip(report, file, "sampled history", "it may lack the best value", failure=False)
-                elif header.kind == "history":
+                elif header.kind == "history" and (own & homes or "[null, null]" in own | homes):
                     yield header
             except reading_errors(ValueError, RecursionError) as error:
                 if "_history.parquet" in file:  # other files are inputs, or no export's
