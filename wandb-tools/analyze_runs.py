@@ -1189,6 +1189,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     axes = independent(complete, few)
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
+    complete = table.select(settings).drop_nulls([*axes, *seeds])  # a run may lack settings that are no axes
     present, sizes = complete.select(axes).unique(), [complete[column].n_unique() for column in axes]
     is_same = pl.struct(settings).n_unique() == 1  # also in the settings that are no axes
     counts = complete.group_by(*axes, *seeds).agg(pl.len(), is_same=is_same).sort(*axes, *seeds)
