@@ -16,6 +16,7 @@ from pathlib import Path
 import analyze_runs
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import scipy
 from contract_files import START, Run, write_rows, write_runs
@@ -1108,6 +1109,33 @@ def test_what_is_no_select_or_reads_elsewhere_is_refused(asked, tmp_path, query,
     assert said in answer.err
     assert "7391640285" not in answer.err
     assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("question", "code", "said"),
+    [
+        (("--where", "CAST(config_k AS INT) > 0"), 2, "Could not convert string 'auto' to INT32"),
+        (("--sql", "SELECT CAST(config_k AS INT) FROM runs"), 2, "--sql: Conversion Error: Could not convert"),
+        (("--where", "config_torn <> ''"), 1, "error: the input is damaged: "),
+        (("--sql", "SELECT config_torn FROM runs"), 1, "error: the input is damaged: "),
+        (("--sql", "SELECT id FROM runs UNION ALL SELECT list(repeat(a.id, 999))::VARCHAR FROM runs AS a, runs"), 1,
+         "--sql: Out of Memory Error: "),
+    ],
+)  # fmt: skip
+def test_what_fails_after_the_first_rows_is_no_bug(tmp_path, question, code, said):
+    """From the 2,049th row on, an error of DuckDB reaches Python as one of polars."""
+    runs = [Run(f"r{n:04}", config={"k": "1" if n < 2999 else "auto", "torn": f"a text {n}"}) for n in range(3000)]
+    file = write_runs(tmp_path, runs)
+    rewritten = pl.read_parquet(file)
+    rewritten.write_parquet(file, row_group_size=2500, use_pyarrow=True)
+    torn = pq.read_metadata(file).row_group(1).column(rewritten.columns.index("config_torn"))
+    content = bytearray(file.read_bytes())
+    start = torn.dictionary_page_offset or torn.data_page_offset
+    content[start + 100 : start + torn.total_compressed_size] = b"\xff" * (torn.total_compressed_size - 100)
+    file.write_bytes(content)
+    answer = ask(file, *question, "--json")
+    assert (answer.code, answer.out) == (code, "")
+    assert said in answer.err
 
 
 def test_sql_is_bounded_for_people_and_whole_for_programs(asked, tmp_path):

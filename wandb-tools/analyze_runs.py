@@ -1586,11 +1586,11 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
                 plain = re.sub(r"\W", "_", view, flags=re.ASCII)  # a name that needs no quotes
                 connection.execute(f"CREATE VIEW IF NOT EXISTS {plain} AS FROM {sql_name(view)}")
             yield connection, aliases
-        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            raise ScriptError(f"{flag}: {' '.join(str(error).split())}", NOTHING_USABLE) from error
-        except duckdb.Error as error:
-            reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
-            if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
+        except (duckdb.Error, pl.exceptions.ComputeError) as error:  # after the first rows polars wraps DuckDB's text
+            reason = " ".join(str(error).partition("\n\nLINE ")[0].split()).removeprefix("got external error: ")
+            if re.match("(IO|Out of Memory) Error: ", reason):
+                raise ScriptError(f"{flag}: {reason}", NOTHING_USABLE) from error
+            if type(error) is duckdb.Error or re.search("^Invalid Error: |Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
             hint = '; write text in single quotes, W&B names and SQL words ("group") in double quotes'
             hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
