@@ -777,6 +777,33 @@ def test_copies_of_the_seed_are_seeds(tmp_path):
     assert "except env.seed, seed: lr" in answer.err
 
 
+def test_a_text_that_names_the_seed_is_no_setting(tmp_path):
+    """It made a group of each run."""
+    seeds = [{"seed": n, "task": f"train{n}", "out": f"runs/s{n:02}"} for n in range(4)]
+    configs = [{"opt": opt, **seed} for opt in "ab" for seed in seeds]
+    file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"reward": 1.0 + n}) for n, c in enumerate(configs)])
+    answer = answered(file, "--group-by", "!seed")
+    assert "reward by opt: 8 runs in 2 groups" in answer.out
+    assert "name the seed, or differ in every run: out, task" in answer.err
+    assert "reward by opt: 8 runs in 2 groups" in answered(file).out
+    assert "no other setting varies, seeds apart" in ask(file, "--best-per", "opt", "--top", 1).err
+    assert "grid of opt (2): 2 of 2 combinations have a run" in answered(file, "--varying").out
+
+
+@pytest.mark.parametrize(
+    ("texts", "others", "is_name"),
+    [
+        (["s0", "s01"], [0, 1], True),
+        (["lr0.1", "lr0.25"], [0.1, 0.25], True),
+        (["no decay", "decay", None], ["no", "decay", None], True),
+        (["resnet50", "vit10"], [0, 1], False),
+        (["s0", "s1", "s1b"], [0, 1, 1], False),
+    ],
+)
+def test_what_names_another_column_contains_its_values(texts, others, is_name):
+    assert analyze_runs.is_name_of(pl.Series(texts), pl.Series(others)) == is_name
+
+
 def test_settings_are_shown_rather_than_what_names_them(tmp_path):
     configs = [{"algo": "ab"[n % 2], "exp_name": f"try-{n % 2}", "seed": n // 2} for n in range(6)]
     file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"reward": 1.0 + n}) for n, c in enumerate(configs)])

@@ -1032,10 +1032,9 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     excluded, by, apart = [], [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
-        seeds = [c for c in runs.of_kind("config") if "seed" in words(runs.label(c))]  # it may have copies
-        excluded += seeds if name == "seed" else [find_column(name, runs)]
+        excluded += seeds_of(runs) if name == "seed" else [find_column(name, runs)]
     if len(wanted) < len(names):
-        table, settings, noise = varying_settings(runs)
+        table, settings, noise = varying_settings(runs, excluded=excluded)
         by = [column for column in settings if column not in excluded]
         apart = independent(table, by)
         left_out = [runs.label(column) for column in settings if column in excluded]
@@ -1067,17 +1066,31 @@ def say_rival(name: str, runs: Runs) -> None:
         say_once(f"{name} means {known}; the same name in W&B has {some_of([c for c in same if c != known])}")
 
 
-def varying_settings(runs: Runs, *more: pl.Expr) -> tuple[pl.DataFrame, list[str], list[str]]:
-    """The config columns of more than one value, null included, and `more`; which are settings, and which are noise."""
+def seeds_of(runs: Runs) -> list[str]:
+    """The config columns of seeds: the seed may have copies."""
+    return [column for column in runs.of_kind("config") if "seed" in words(runs.label(column))]
+
+
+def varying_settings(
+    runs: Runs, *more: pl.Expr, excluded: Sequence[str] = ()
+) -> tuple[pl.DataFrame, list[str], list[str]]:
+    """The config columns of more than one value, null included, and `more`; which are settings, and which are noise.
+
+    A text that names the seed or another `excluded` column is noise, too: it would make a group of each run.
+    """
     varies = collected(runs.frame.select(pl.col(runs.of_kind("config")).n_unique() > 1), "in-memory")
     columns = [column.name for column in varies if column[0]]
     table = collected(runs.frame.select(*columns, *more))
-    noise = [column for column in columns if is_noise(table[column], runs.label(column))]
+    named = [column for column in columns if column in {*excluded, *seeds_of(runs)}]
+    noise = [c for c in columns if is_noise(table[c], runs.label(c), () if c in named else table.select(named))]
     return table, [column for column in columns if column not in noise], noise
 
 
-def is_noise(values: pl.Series, path: str) -> bool:
-    """Whether a config column merely tells where or when runs ran: paths, devices, times, text of one run each."""
+def is_noise(values: pl.Series, path: str, others: Iterable[pl.Series] = ()) -> bool:
+    """Whether a config column merely tells where or when runs ran: paths, devices, times, text of one run each.
+
+    Or whether it is text that contains the values of one of the `others`, one to one: `runs/s0` or `train0` of a seed.
+    """
     is_model = path.endswith("name_or_path")  # HuggingFace's name of the model or of its folder
     is_place = not (is_model or values.dtype.is_numeric() or PLACES.isdisjoint(words(path)))  # drop_path is none
     segments, there = re.split(r"[./]", path), values.drop_nulls()
@@ -1089,13 +1102,21 @@ def is_noise(values: pl.Series, path: str) -> bool:
     one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
     if values.dtype == pl.String:
         date_or_path = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
-        return one_each or bool(not is_model and there.str.contains(date_or_path).all())
+        names_other = any(map(partial(is_name_of, values), others))
+        return one_each or names_other or bool(not is_model and there.str.contains(date_or_path).all())
     return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
+
+
+def is_name_of(text: pl.Series, other: pl.Series) -> bool:
+    """Whether each text belongs to one value of another column and contains it, as a whole number if it is one."""
+    pairs = pl.DataFrame([text.alias("text"), other.alias("other")]).unique().rows()
+    is_one_to_one = len(pairs) == text.n_unique() == other.n_unique()
+    return is_one_to_one and all(re.search(rf"(?<!\d)0*{re.escape(str(b))}(?!\d)", str(a)) for a, b in pairs)
 
 
 def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
     """A note that names the columns that are noise, if there are any."""
-    what = "not used, because they are paths, devices, times or the like, or differ in every run"
+    what = "not used, because they are paths, devices, times or the like, name the seed, or differ in every run"
     return [f"{what}: {some_of([*map(runs.label, noise)])}"] if noise else []
 
 
@@ -1138,7 +1159,7 @@ def best_settings(study: Study) -> Runs:
     metric = study.metrics[0]
     runs, per, _ = grouping(study.options.best_per, study.runs)
     table, settings, _ = varying_settings(runs)
-    settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
+    settings = independent(table, [c for c in settings if c not in {*per, *seeds_of(runs)}])
     if not settings:
         raise ScriptError("--best-per: no other setting varies, seeds apart: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
@@ -1182,7 +1203,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     several = {c: number for c in settings if (number := table[c].drop_nulls().n_unique()) > 1}
     runs, plain = study.runs, [c for c in several if not table[c].dtype.is_nested()]
-    seeds = [c for c in plain if "seed" in words(runs.label(c))][:1]
+    seeds = [c for c in plain if c in seeds_of(runs)][:1]
     few = [c for c, number in several.items() if c not in seeds and number <= 12]  # more: at random
     few = [c for c in few if 2 * table[c].null_count() <= table.height]
     complete = table.select(settings).drop_nulls([*few, *seeds])
@@ -1450,13 +1471,15 @@ def why_no_metric(study: Study) -> str:
 def suggested_grouping(runs: Runs) -> list[str]:
     """One or two columns that split the runs into a few groups of more than one run: first those of the name."""
     named = [column for column in (*DERIVED, "group", "job_type") if column in runs.dtypes]
-    configs = [c for c in runs.of_kind("config") if not runs.dtypes[c].is_float() and "seed" not in words(c)]
-    columns = [*named, *configs]
+    seeds = seeds_of(runs)
+    columns = [*named, *(c for c in runs.of_kind("config") if not runs.dtypes[c].is_float() and c not in seeds)]
     numbers = runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique())
     counts = collected(numbers, "in-memory").row(0, named=True)
     most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
-    table = collected(runs.frame.select(column for column in columns if 1 < counts[column] <= most))
-    settings = [c.name for c in table if c.drop_nulls().n_unique() > 1 and not is_noise(c, runs.label(c.name))]
+    few = [column for column in columns if 1 < counts[column] <= most]
+    table = collected(runs.frame.select(*few, *seeds))
+    settings = [c for c in few if table[c].drop_nulls().n_unique() > 1]
+    settings = [c for c in settings if not is_noise(table[c], runs.label(c), table.select(seeds))]
     chosen: list[str] = []
     for column in sorted(settings, key=lambda column: (column not in named, table[column].dtype != pl.String)):
         size = table.select(chosen).n_unique() if chosen else 1
