@@ -715,6 +715,12 @@ def test_a_select_in_where_is_refused(tmp_path):
         ({"test_loss": 1, "val_loss": 1}, "test_loss"),
         ({"rollout/ep_rew_mean": 1}, "rollout/ep_rew_mean"),
         ({"val/loss": 1, "train/reward": 1}, "val/loss"),
+        ({"train/loss": 1, "losses/entropy": 1, "rollout/ep_rew_mean": 1}, "rollout/ep_rew_mean"),
+        ({"loss": 1, "reward_loss": 1, "charts/episodic_return": 1}, "charts/episodic_return"),
+        ({"episode_reward_max": 1, "episode_reward_mean": 1, "episode_reward_min": 1}, "episode_reward_mean"),
+        ({"loss": 1, "reward_loss": 1, "return_std": 1}, "loss"),
+        ({"loss_max": 1, "loss_mean": 1}, "loss_max"),
+        ({"eval/loss": 1, "train/return": 1}, "eval/loss"),
     ],
 )
 def test_the_default_metric_is_what_people_mean(tmp_path, summary, chosen):

@@ -328,8 +328,9 @@ def test_an_answer_is_no_input(runs_file: Path) -> None:
 
 LOWER = """
     loss train/loss test/mse test_mse val.rmse error test/error_rate perplexity mae valLoss MSELoss nll bpb fid_score
-    loss1 train_loss_epoch top5_error error_top5 val/cross_entropy neg_log_likelihood negative_log_likelihood ece
-    test/mse.min word_error_rate WER final/val_loss_mean kl_divergence regret multi_scale_loss
+    loss1 train_loss_epoch top5_error error_top5 val/cross_entropy losses/cross_entropy entropy_loss neg_log_likelihood
+    negative_log_likelihood ece test/mse.min word_error_rate WER final/val_loss_mean kl_divergence regret
+    multi_scale_loss
 """
 HIGHER = """
     acc test/accuracy f1 macro_f1 test/F1 auc roc_auc AUROC r2 test/R2Score r_squared snr psnr si_sdr val_acc_top5 top1
@@ -338,7 +339,7 @@ HIGHER = """
 """
 UNREADABLE = """
     epoch k lr learning_rate loss_weight mse_std std_mse acc_variance glossary massacre lossless blossom x count
-    grad_norm test/num_loss_steps time_to_acc mse_scale entropy
+    grad_norm test/num_loss_steps time_to_acc mse_scale entropy losses/entropy losses/clipfrac
 """
 
 

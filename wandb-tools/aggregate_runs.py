@@ -116,7 +116,7 @@ HIGHER_IS_BETTER = """
     silhouette hit hits throughput fps improvement gain reduction em pass top similarity concordance cindex elo
     modularity explainedvariance fitness
 """
-NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num"  # loss_weight
+NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num entropy clipfrac"
 GOAL_WORDS: dict[str, Goal | None] = dict.fromkeys(NO_DIRECTION.split())
 GOAL_WORDS |= dict.fromkeys(LOWER_IS_BETTER.split(), "minimize")
 GOAL_WORDS |= dict.fromkeys(HIGHER_IS_BETTER.split(), "maximize")

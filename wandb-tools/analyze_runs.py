@@ -235,7 +235,7 @@ HIGHER_IS_BETTER = """
     silhouette hit hits throughput fps improvement gain reduction em pass top similarity concordance cindex elo
     modularity explainedvariance fitness
 """
-NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num"  # loss_weight
+NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num entropy clipfrac"
 GOAL_WORDS: dict[str, Goal | None] = dict.fromkeys(NO_DIRECTION.split())
 GOAL_WORDS |= dict.fromkeys(LOWER_IS_BETTER.split(), "minimize")
 GOAL_WORDS |= dict.fromkeys(HIGHER_IS_BETTER.split(), "maximize")
@@ -243,6 +243,7 @@ NO_METRIC = {"std", "stdev", "stddev", "var", "variance", "sem", "stderr", "time
 WEAK = {"score", "scores", "top"}  # tell only where no other word does: fid_score, error_top5
 NEGATING = {"neg", "negative"}  # neg_mean_squared_error
 COSTS = {"runtime", "latency", "throughput", "fps"}  # have a direction, but are not what a project is about
+REWARDS = {"rew", "reward", "rewards", "return", "returns"}  # what an agent is trained for
 OPPOSITE: Mapping[Goal | None, Goal | None] = {"minimize": "maximize", "maximize": "minimize", None: None}
 PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2"}
 
@@ -655,7 +656,7 @@ def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
 
 
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
-    """The metrics that the user names, else the default one: a test metric of most runs, else one of validation."""
+    """The metrics that a user names, else a default: a test metric of most runs, else of validation, else a reward."""
     if options.metrics:
         return [find_metric(name, runs, options) for name in options.metrics]
     prefix = "metric_" if options.value == "summary" else f"history_{options.value}_"
@@ -666,12 +667,16 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     readable = [c for c in covered if names[c] in runs.goals or goal_by_name(runs.label(names[c]))]
     least = 0.8 * max((covered[column] for column in readable), default=0)
 
-    def rank(column: str) -> tuple[bool, bool, bool, int, bool, str]:
+    def rank(column: str) -> tuple[bool | int | str, ...]:
         label = runs.label(names[column])
         segments = re.findall(r"[^\W_]+", label.lower())  # none in a name such as "%"
         is_other = {"test", *VALIDATION}.isdisjoint(segments)
         is_plain = not {"loss", "error", "accuracy", "acc", "score", "reward"}.isdisjoint(segments[-1:])
-        return not COSTS.isdisjoint(segments), "test" not in segments, is_other, len(segments), not is_plain, label
+        # An agent's losses are not what it is trained for, and its best episode is not its mean one.
+        is_reward = is_other and goal_by_name(label) == "maximize" and not REWARDS.isdisjoint(words(label))
+        is_extreme = is_reward and not {"max", "min"}.isdisjoint(segments)
+        kinds = not COSTS.isdisjoint(segments), "test" not in segments, is_other, not is_reward
+        return *kinds, len(segments), not is_plain, is_extreme, label
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(names[column], runs, options) for column in found]
