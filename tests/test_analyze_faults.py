@@ -942,6 +942,28 @@ def test_health_names_each_kind_of_problem(tmp_path):
     assert out.startswith(f"Problems in {len(found)} of 11 runs: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "diverged"),
+    [
+        ("loss", [2.0, 1.4e-5, 0.03], False),
+        ("loss", [math.nan, 2.0, 1.4e-5, 3.0], True),
+        ("train/kl", [1e-5, 0.3], False),
+        ("KLDivergence", [1e-5, 0.3], False),
+        ("cumulative_regret", [0.01, 50.0], False),
+        ("constraint_violations", [0.001, 5.0], False),
+    ],
+)
+def test_what_grows_from_about_zero_has_not_diverged(tmp_path, name, values, diverged):
+    """In --health and in --curves alike."""
+    file = write_runs(tmp_path, [Run("a", config={"k": 1})])
+    rows = pl.DataFrame({"run_id": "a", "_step": range(len(values)), "entity": "team", "project": "demo", name: values})
+    paths = json.dumps({f"metric_{name}": [name]})
+    rows = rows.rename({name: f"metric_{name}"})
+    rows.write_parquet(tmp_path / "team_demo_history.parquet", metadata={"wandb_tools.columns": paths})
+    assert ("diverged" in answered(file, "--health").out) == diverged
+    assert ("1 diverged" in answered(file, "--curves", name, "-g", "k").out) == diverged
+
+
 def test_filters_change_no_peers(tmp_path):
     """Runs that failed alone would be each other's peers, and stop as early as these."""
     runs = [Run(f"ok{n}", summary={"loss": 1}, history_rows=100) for n in range(4)]

@@ -49,8 +49,9 @@ median or iqm (mean of the middle half) compares groups by these, with bootstrap
 Curves need history files (export_runs.py --include-history) in the folders of the exports. At each point, a run has
 its last value up to that point, from its first step to its last; a group has the mean of its runs, and n is their
 number. Points are added where a run ends, and where half of a group's runs have ended. A run has diverged where all its
-values to the end are NaN, infinite or, if lower is better, over a thousand times its lowest (positive) value before:
-from there on, its group's mean leaves it out. --smooth is W&B's exponential moving average.
+values to the end are NaN, infinite or, if lower is better, above its first value and over a thousand times its lowest
+(positive) value before: from there on, its group's mean leaves it out. Values of kl, kld, divergence, regret and
+violations grow from about zero, and are not compared so. --smooth is W&B's exponential moving average.
 
 Pictures. The value axis is logarithmic with --log, or if all values are positive and the largest is over 10,000 times
 the smallest. Extreme values and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom,
@@ -62,7 +63,8 @@ quotes; times are in UTC. Other files cannot be read, and nothing can be written
 
 Health shows each problem of each run:
   non-finite     NaN or infinity in a metric, and its first step
-  diverged       a metric that should be low ends at more than a thousand times its best (positive) value
+  diverged       a metric that should be low ends above its first value and at more than a thousand times its best
+                 (positive) value; kl, kld, divergence, regret and violations grow from about zero, and are not checked
   past its best  a validation metric is best in its first two thirds, and ends worse by more than 10 % of its range;
                  runtime, latency, throughput and fps are not checked
   spikes         loss values far above the medians of the fifty values before and of the fifty after: by more than ten
@@ -159,6 +161,7 @@ DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_CURVE_ROWS = 13, 200, 8, 200_000
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
+FROM_ZERO = {"kl", "kld", "divergence", "regret", "violation", "violations"}  # words of metrics that may grow so
 SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"ENUM\(('([^']|'')*'(, )?)*\)": "VARCHAR", r"DECIMAL\([\d, ]+\)|BIGNUM|UHUGEINT": "DOUBLE"}
@@ -1827,7 +1830,7 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
         clock, axis, rows = rows_over(options.x, logging, keys)
-        points = curve_points(with_divergence(rows, goal, options), axis, goal, keys, study)
+        points = curve_points(with_divergence(rows, label, goal, options), axis, goal, keys, study)
         if clock == "_timestamp":
             points = points.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
         value = label + ", best so far" * options.best_so_far
@@ -1908,11 +1911,12 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
     return found
 
 
-def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> pl.DataFrame:
+def with_divergence(rows: pl.DataFrame, label: str, goal: Goal | None, options: Options) -> pl.DataFrame:
     """VALUE smoothed, or the best so far, and DIVERGED_AT: x where all values from there to the run's end are bad."""
     is_bad, lowest = ~pl.col(VALUE).is_finite(), finite(VALUE).cum_min().forward_fill()
-    if goal == "minimize":
-        is_bad |= ((lowest > 0) & (pl.col(VALUE) > DIVERGED * lowest)).fill_null(value=False)
+    if can_diverge(label, goal):
+        bound = pl.max_horizontal(DIVERGED * lowest, finite(VALUE).backward_fill().first())
+        is_bad |= ((lowest > 0) & (pl.col(VALUE) > bound)).fill_null(value=False)
     to_its_end = is_bad.cast(pl.Int8).cum_min(reverse=True).over(RUN_NUMBER) == 1
     rows = rows.with_columns(pl.when(to_its_end).then("x").alias(DIVERGED_AT))
     if options.smooth:
@@ -1923,6 +1927,11 @@ def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> 
         never = pl.lit(None, pl.Float64).alias(DIVERGED_AT)  # the best stays the best
         rows = rows.with_columns(so_far.forward_fill().over(RUN_NUMBER).alias(VALUE), never)
     return rows
+
+
+def can_diverge(label: str, goal: Goal | None) -> bool:
+    """Whether a metric's values tell that a run diverged, and not only NaN and infinity."""
+    return goal == "minimize" and FROM_ZERO.isdisjoint(words(label))
 
 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
@@ -1941,7 +1950,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             lost_runs = f", {lost.height} diverged"
             counts = sorted(Counter(row_names(lost, study.apart)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
-            bad = f"NaN, infinite or over {DIVERGED:,} times the lowest value before"
+            bad = f"NaN, infinite, or above the first value and over {DIVERGED:,} times the lowest before"
             notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
     last = table.sort("x").group_by(by).agg(finite(y).last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
@@ -2045,13 +2054,13 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     if goal is None:
         return
     where = value.arg_min() if goal == "minimize" else value.arg_max()
-    best, last = value.get(where).alias("best"), value.last().alias("last")
+    best, ends = value.get(where).alias("best"), (value.first().alias("first"), value.last().alias("last"))
     share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
     is_validation = not VALIDATION.isdisjoint(words(label)) and COSTS.isdisjoint(words(label))
-    facts = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(best, step.get(where), last, share, span)
-    for number, top_, at, end, early, width in facts.iter_rows():
+    facts = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(best, step.get(where), *ends, share, span)
+    for number, top_, at, start, end, early, width in facts.iter_rows():
         detail = f"{label} {short_number(top_)} at step {at}, ends at {short_number(end)}"
-        if goal == "minimize" and top_ > 0 and end > DIVERGED * top_:
+        if can_diverge(label, goal) and top_ > 0 and end > max(start, DIVERGED * top_):
             yield number, "diverged", detail
         if is_validation and abs(end - top_) > 0.1 * width and early <= 2 / 3:
             yield number, "past its best", detail
