@@ -384,6 +384,12 @@ def test_lists_are_values_like_others(tmp_path):
     answered(file, "-g", "tags", "-o", tmp_path / "x.svg")
 
 
+@pytest.mark.parametrize(("tags", "said"), [([], "tags is always []"), (["x", "y"], "tags is always x, y")])
+def test_tags_that_all_groups_share_are_named(tmp_path, tags, said):
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"k": n}, summary={"loss": 1.0}, tags=tags) for n in range(2)])
+    assert said in answered(file, "-g", "tags,k").out
+
+
 @pytest.mark.parametrize("form", ["json", "csv", "markdown", "latex", "table"])
 def test_values_of_any_dtype_are_shown(tmp_path, form):
     runs = [Run(f"r{n:02}", config={"k": n % 2}, summary={"test/mse": float(n)}) for n in range(12)]

@@ -949,7 +949,7 @@ def groups(study: Study, metric: Metric) -> Result:
     heads |= {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
-    facts = [size, *(f"{heads[column]} is always {cell_text(table[column][0])}" for column in constant)]
+    facts = [size, *(f"{heads[column]} is always {cell_text(table[column].to_list()[0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
     names = pl.Series(run_labels(table.select(**BEST_RUN)), dtype=pl.String)
     seen = table.with_columns(best_run=pl.when(pl.col("n") > 0).then(names))
