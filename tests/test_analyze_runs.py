@@ -335,7 +335,8 @@ LOWER = """
 HIGHER = """
     acc test/accuracy f1 macro_f1 test/F1 auc roc_auc AUROC r2 test/R2Score r_squared snr psnr si_sdr val_acc_top5 top1
     mAP mAP50 map@50 neg_mean_squared_error explained_variance test_loss_acc test/score episode_return reward bleu4
-    ndcg@10 hits@10 log_likelihood error_reduction win_rate val/iou mean_iou recall@5 success_rate elbo fitness
+    ndcg@10 hits@10 log_likelihood error_reduction win_rate val/iou mean_iou recall@5 success_rate elbo fitness mIoU
+    val/mIoU Mean_IoU
 """
 UNREADABLE = """
     epoch k lr learning_rate loss_weight mse_std std_mse acc_variance glossary massacre lossless blossom x count

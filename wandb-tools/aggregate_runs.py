@@ -124,7 +124,7 @@ NO_METRIC = {"std", "stdev", "stddev", "var", "variance", "sem", "stderr", "time
 WEAK = {"score", "scores", "top"}  # tell only where no other word does: fid_score, error_top5
 NEGATING = {"neg", "negative"}  # neg_mean_squared_error
 OPPOSITE: Mapping[Goal | None, Goal | None] = {"minimize": "maximize", "maximize": "minimize", None: None}
-PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2"}
+PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2", "io_u": "iou"}
 
 # --- nouns ----------------------------------------------------------------------------------------------------
 KeyPath: TypeAlias = tuple[str, ...]

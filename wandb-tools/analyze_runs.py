@@ -248,7 +248,7 @@ NEGATING = {"neg", "negative"}  # neg_mean_squared_error
 COSTS = {"runtime", "latency", "throughput", "fps"}  # have a direction, but are not what a project is about
 REWARDS = {"rew", "reward", "rewards", "return", "returns"}  # what an agent is trained for
 OPPOSITE: Mapping[Goal | None, Goal | None] = {"minimize": "maximize", "maximize": "minimize", None: None}
-PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2"}
+PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2", "io_u": "iou"}
 
 # --- nouns ----------------------------------------------------------------------------------------------------
 
