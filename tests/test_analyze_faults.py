@@ -97,6 +97,16 @@ def test_a_run_without_an_entity_is_found_again(tmp_path):
     assert [(row["name"], row["config_k"], row["entity"]) for row in rows] == [("a", "a", None), ("b", "b", None)]
 
 
+def test_the_history_of_a_run_without_an_entity_is_found(tmp_path):
+    file = rewrite(write_runs(tmp_path, [Run("a")]), entity=pl.lit(None, pl.String))
+    history = rewrite(write_history(tmp_path, steps("a", [2.0, 1.0])), entity=pl.lit(None, pl.String))
+    for each in (file, history):
+        source = {"wandb_tools.source": json.dumps({"entity": None, "project": "demo"})}
+        metadata = {key: text for key, text in pl.read_parquet_metadata(each).items() if key.startswith("wandb_tools")}
+        pl.read_parquet(each).write_parquet(each, metadata=metadata | source)
+    assert [row["value"] for row in document(file, "--curves", "loss")["curves"]] == [2.0, 1.0]
+
+
 @pytest.mark.parametrize("name", ["val/score", "val_score", "metric_val_score"])
 def test_the_goal_of_a_metric_without_a_column_of_its_own_counts(tmp_path, name):
     facts = {"metric_val_score": {"goal": "minimize"}}

@@ -1715,7 +1715,7 @@ def files_beside(runs: Runs) -> list[Runs]:
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
         say_once(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
     beside = [file for folder in folders for file in folder.glob("[!.]*.parquet")]
-    found, projects = [], {*rows.select("entity", "project").iter_rows()}
+    found, projects = [], {tuple(map(str, row)) for row in rows.select("entity", "project").iter_rows()}
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         try:
             part = open_file(file)
