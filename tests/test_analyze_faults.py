@@ -97,6 +97,13 @@ def test_a_run_without_an_entity_is_found_again(tmp_path):
     assert [(row["name"], row["config_k"], row["entity"]) for row in rows] == [("a", "a", None), ("b", "b", None)]
 
 
+def test_the_best_run_of_a_group_is_that_of_the_best_runs(tmp_path):
+    """Also of equal ones, of which one has no entity."""
+    file = write_runs(tmp_path, [Run(n, config={"k": 1}, summary={"loss": 1.0}) for n in "ab"])
+    done = document(rewrite(file, entity=pl.when(pl.col("id") == "b").then("entity")), "--top", 1, "-g", "k")
+    assert (done["top"][0]["id"], done["groups"][0]["best_run_id"]) == ("b", "b")
+
+
 def test_the_history_of_a_run_without_an_entity_is_found(tmp_path):
     file = rewrite(write_runs(tmp_path, [Run("a")]), entity=pl.lit(None, pl.String))
     history = rewrite(write_history(tmp_path, steps("a", [2.0, 1.0])), entity=pl.lit(None, pl.String))

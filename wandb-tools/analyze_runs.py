@@ -2141,7 +2141,7 @@ def group_statistics(
         bounds = pl.DataFrame([bootstrap(each, stat) for each in lists], schema=columns, orient="row")
         table = table.with_columns(bounds.get_columns())
     best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE)).drop_nulls(FINITE)
-    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(*BEST_RUN.values())
+    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(*BEST_RUN.values(), nulls_last=True)
     first = first.unique(by, keep="first").drop(VALUE, FINITE)
     return table.join(first, on=by, how="left", nulls_equal=True)
 
