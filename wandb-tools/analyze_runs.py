@@ -1082,23 +1082,18 @@ def seeds_of(runs: Runs) -> list[str]:
 def varying_settings(
     runs: Runs, *more: pl.Expr, excluded: Sequence[str] = ()
 ) -> tuple[pl.DataFrame, list[str], list[str]]:
-    """The config columns of more than one value, null included, and `more`; which are settings, and which are noise.
-
-    A text that names the seed or another `excluded` column is noise, too: it would make a group of each run.
-    """
+    """The config columns of more than one value, null included, and `more`; which are settings, and which are noise."""
     varies = collected(runs.frame.select(pl.col(runs.of_kind("config")).n_unique() > 1), "in-memory")
     columns = [column.name for column in varies if column[0]]
     table = collected(runs.frame.select(*columns, *more))
+    # Text that names the seed, or another column that is left out, would make a group of each run.
     named = [column for column in columns if column in {*excluded, *seeds_of(runs)}]
     noise = [c for c in columns if is_noise(table[c], runs.label(c), () if c in named else table.select(named))]
     return table, [column for column in columns if column not in noise], noise
 
 
 def is_noise(values: pl.Series, path: str, others: Iterable[pl.Series] = ()) -> bool:
-    """Whether a config column merely tells where or when runs ran: paths, devices, times, text of one run each.
-
-    Or whether it is text that contains the values of one of the `others`, one to one: `runs/s0` or `train0` of a seed.
-    """
+    """Whether a column only tells where or when runs ran (paths, devices, times, text of each) or names `others`."""
     is_model = path.endswith("name_or_path")  # HuggingFace's name of the model or of its folder
     is_place = not (is_model or values.dtype.is_numeric() or PLACES.isdisjoint(words(path)))  # drop_path is none
     segments, there = re.split(r"[./]", path), values.drop_nulls()
@@ -1116,7 +1111,7 @@ def is_noise(values: pl.Series, path: str, others: Iterable[pl.Series] = ()) -> 
 
 
 def is_name_of(text: pl.Series, other: pl.Series) -> bool:
-    """Whether each text belongs to one value of another column and contains it, as a whole number if it is one."""
+    """Whether each text belongs to one value of another column and contains it, such as `runs/s0` that of a seed."""
     pairs = pl.DataFrame([text.alias("text"), other.alias("other")]).unique().rows()
     is_one_to_one = len(pairs) == text.n_unique() == other.n_unique()
     return is_one_to_one and all(re.search(rf"(?<!\d)0*{re.escape(str(b))}(?!\d)", str(a)) for a, b in pairs)
