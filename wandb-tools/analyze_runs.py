@@ -1214,7 +1214,8 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
     complete = table.select(settings).drop_nulls([*axes, *seeds])  # a run may lack settings that are no axes
-    present, sizes = complete.select(axes).unique(), [complete[column].n_unique() for column in axes]
+    present = table.select(axes).drop_nulls().unique()  # also of runs without a seed: they lack it, and are no hole
+    sizes = [present[column].n_unique() for column in axes]
     is_same = pl.struct(settings).n_unique() == 1  # also in the settings that are no axes
     counts = complete.group_by(*axes, *seeds).agg(pl.len(), is_same=is_same).sort(*axes, *seeds)
     with_seed = [pl.format(" with seed {}", seed) for seed in seeds]
@@ -1226,7 +1227,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
         lists = lacking.group_by(axes).agg(pl.col(seed).sort().cast(pl.String).str.join(", "))
         odd.append(lists.select(*axes, pl.format("lacks seed {}", seed).alias("problem")).sort(axes))
     if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
-        every = itertools.product(*(complete[column].unique() for column in axes))
+        every = itertools.product(*(present[column].unique() for column in axes))
         whole = pl.DataFrame([*every], present.schema, orient="row")
         tried = study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("only runs in other states"))
         holes = whole.join(present, on=axes, how="anti").join(collected(tried), on=axes, how="left")
