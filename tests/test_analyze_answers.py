@@ -416,6 +416,24 @@ def test_a_setting_that_few_runs_have_is_no_axis_of_the_grid(tmp_path):
     assert "grid of bs (3), opt (2): 6 of 6 combinations have a run" in out
 
 
+def test_runs_that_lack_a_setting_that_is_no_axis_are_in_the_grid(tmp_path):
+    """Runs made before `dropout` was a setting were called missing, with their seeds."""
+    grid = [(lr, opt, seed) for lr in (0.1, 0.2) for opt in ("adam", "sgd") for seed in (0, 1)]
+    configs = [{"lr": lr, "opt": opt, "seed": seed} for lr, opt, seed in grid]
+    runs = [Run(f"r{n}", config=c if n in (2, 3) else c | {"dropout": c["lr"]}) for n, c in enumerate(configs)]
+    answer = answered(write_runs(tmp_path, runs), "--varying")
+    assert answer.out.rstrip().endswith("grid of lr (2), opt (2): 4 of 4 combinations have a run")
+
+
+def test_a_run_without_a_seed_is_no_hole_of_the_grid(tmp_path):
+    """It was said to be in another state."""
+    configs = [{"lr": lr, "opt": opt, "seed": seed} for lr in (1, 2) for opt in "ab" for seed in (0, 1)]
+    runs = [Run(f"r{n}", config=config) for n, config in enumerate(configs[:6])]
+    runs.append(Run("x", config={"lr": 2, "opt": "b"}))
+    grid = document(write_runs(tmp_path, runs), "--varying")["grid"]
+    assert grid == [{"problem": "lacks seed 0, 1", "config_lr": 2, "config_opt": "b"}]
+
+
 def test_a_seed_that_does_not_vary_is_not_named_in_the_grid(tmp_path):
     """As the `data_seed` of HuggingFace's Trainer, which is `None`, where some runs have no such setting."""
     runs = [Run(f"{n}", config={"opt": "ab"[n // 2], "bs": 1, "data_seed": "None"}) for n in range(4)]

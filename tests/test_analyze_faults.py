@@ -16,6 +16,7 @@ from pathlib import Path
 import analyze_runs
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import scipy
 from contract_files import START, Run, write_rows, write_runs
@@ -94,6 +95,23 @@ def test_a_run_without_an_entity_is_found_again(tmp_path):
     file = write_runs(tmp_path, [Run(n, config={"k": n}, summary={"test/mse": 1.0}) for n in "ab"])
     rows = document(rewrite(file, entity=pl.lit(None, pl.String)), "--top", 2)["top"]
     assert [(row["name"], row["config_k"], row["entity"]) for row in rows] == [("a", "a", None), ("b", "b", None)]
+
+
+def test_the_best_run_of_a_group_is_that_of_the_best_runs(tmp_path):
+    """Also of equal ones, of which one has no entity."""
+    file = write_runs(tmp_path, [Run(n, config={"k": 1}, summary={"loss": 1.0}) for n in "ab"])
+    done = document(rewrite(file, entity=pl.when(pl.col("id") == "b").then("entity")), "--top", 1, "-g", "k")
+    assert (done["top"][0]["id"], done["groups"][0]["best_run_id"]) == ("b", "b")
+
+
+def test_the_history_of_a_run_without_an_entity_is_found(tmp_path):
+    file = rewrite(write_runs(tmp_path, [Run("a")]), entity=pl.lit(None, pl.String))
+    history = rewrite(write_history(tmp_path, steps("a", [2.0, 1.0])), entity=pl.lit(None, pl.String))
+    for each in (file, history):
+        source = {"wandb_tools.source": json.dumps({"entity": None, "project": "demo"})}
+        metadata = {key: text for key, text in pl.read_parquet_metadata(each).items() if key.startswith("wandb_tools")}
+        pl.read_parquet(each).write_parquet(each, metadata=metadata | source)
+    assert [row["value"] for row in document(file, "--curves", "loss")["curves"]] == [2.0, 1.0]
 
 
 @pytest.mark.parametrize("name", ["val/score", "val_score", "metric_val_score"])
@@ -381,6 +399,12 @@ def test_lists_are_values_like_others(tmp_path):
     for form in ("csv", "latex", "markdown", "table"):
         answered(file, "-g", "tags", "--top", 1, "--format", form)
     answered(file, "-g", "tags", "-o", tmp_path / "x.svg")
+
+
+@pytest.mark.parametrize(("tags", "said"), [([], "tags is always []"), (["x", "y"], "tags is always x, y")])
+def test_tags_that_all_groups_share_are_named(tmp_path, tags, said):
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"k": n}, summary={"loss": 1.0}, tags=tags) for n in range(2)])
+    assert said in answered(file, "-g", "tags,k").out
 
 
 @pytest.mark.parametrize("form", ["json", "csv", "markdown", "latex", "table"])
@@ -714,6 +738,12 @@ def test_a_select_in_where_is_refused(tmp_path):
         ({"test_loss": 1, "val_loss": 1}, "test_loss"),
         ({"rollout/ep_rew_mean": 1}, "rollout/ep_rew_mean"),
         ({"val/loss": 1, "train/reward": 1}, "val/loss"),
+        ({"train/loss": 1, "losses/entropy": 1, "rollout/ep_rew_mean": 1}, "rollout/ep_rew_mean"),
+        ({"loss": 1, "reward_loss": 1, "charts/episodic_return": 1}, "charts/episodic_return"),
+        ({"episode_reward_max": 1, "episode_reward_mean": 1, "episode_reward_min": 1}, "episode_reward_mean"),
+        ({"loss": 1, "reward_loss": 1, "return_std": 1}, "loss"),
+        ({"loss_max": 1, "loss_mean": 1}, "loss_max"),
+        ({"eval/loss": 1, "train/return": 1}, "eval/loss"),
     ],
 )
 def test_the_default_metric_is_what_people_mean(tmp_path, summary, chosen):
@@ -774,6 +804,33 @@ def test_copies_of_the_seed_are_seeds(tmp_path):
     answer = answered(file, "--group-by", "!seed")
     assert "reward by lr: 6 runs in 2 groups" in answer.out
     assert "except env.seed, seed: lr" in answer.err
+
+
+def test_a_text_that_names_the_seed_is_no_setting(tmp_path):
+    """It made a group of each run."""
+    seeds = [{"seed": n, "task": f"train{n}", "out": f"runs/s{n:02}"} for n in range(4)]
+    configs = [{"opt": opt, **seed} for opt in "ab" for seed in seeds]
+    file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"reward": 1.0 + n}) for n, c in enumerate(configs)])
+    answer = answered(file, "--group-by", "!seed")
+    assert "reward by opt: 8 runs in 2 groups" in answer.out
+    assert "name the seed, or differ in every run: out, task" in answer.err
+    assert "reward by opt: 8 runs in 2 groups" in answered(file).out
+    assert "no other setting varies, seeds apart" in ask(file, "--best-per", "opt", "--top", 1).err
+    assert "grid of opt (2): 2 of 2 combinations have a run" in answered(file, "--varying").out
+
+
+@pytest.mark.parametrize(
+    ("texts", "others", "is_name"),
+    [
+        (["s0", "s01"], [0, 1], True),
+        (["lr0.1", "lr0.25"], [0.1, 0.25], True),
+        (["no decay", "decay", None], ["no", "decay", None], True),
+        (["resnet50", "vit10"], [0, 1], False),
+        (["s0", "s1", "s1b"], [0, 1, 1], False),
+    ],
+)
+def test_what_names_another_column_contains_its_values(texts, others, is_name):
+    assert analyze_runs.is_name_of(pl.Series(texts), pl.Series(others)) == is_name
 
 
 def test_settings_are_shown_rather_than_what_names_them(tmp_path):
@@ -906,6 +963,28 @@ def test_health_names_each_kind_of_problem(tmp_path):
     }  # fmt: skip
     out = answered(file, "--health").out
     assert out.startswith(f"Problems in {len(found)} of 11 runs: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "diverged"),
+    [
+        ("loss", [2.0, 1.4e-5, 0.03], False),
+        ("loss", [math.nan, 2.0, 1.4e-5, 3.0], True),
+        ("train/kl", [1e-5, 0.3], False),
+        ("KLDivergence", [1e-5, 0.3], False),
+        ("cumulative_regret", [0.01, 50.0], False),
+        ("constraint_violations", [0.001, 5.0], False),
+    ],
+)
+def test_what_grows_from_about_zero_has_not_diverged(tmp_path, name, values, diverged):
+    """In --health and in --curves alike."""
+    file = write_runs(tmp_path, [Run("a", config={"k": 1})])
+    rows = pl.DataFrame({"run_id": "a", "_step": range(len(values)), "entity": "team", "project": "demo", name: values})
+    paths = json.dumps({f"metric_{name}": [name]})
+    rows = rows.rename({name: f"metric_{name}"})
+    rows.write_parquet(tmp_path / "team_demo_history.parquet", metadata={"wandb_tools.columns": paths})
+    assert ("diverged" in answered(file, "--health").out) == diverged
+    assert ("1 diverged" in answered(file, "--curves", name, "-g", "k").out) == diverged
 
 
 def test_filters_change_no_peers(tmp_path):
@@ -1108,6 +1187,33 @@ def test_what_is_no_select_or_reads_elsewhere_is_refused(asked, tmp_path, query,
     assert said in answer.err
     assert "7391640285" not in answer.err
     assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("question", "code", "said"),
+    [
+        (("--where", "CAST(config_k AS INT) > 0"), 2, "Could not convert string 'auto' to INT32"),
+        (("--sql", "SELECT CAST(config_k AS INT) FROM runs"), 2, "--sql: Conversion Error: Could not convert"),
+        (("--where", "config_torn <> ''"), 1, "error: the input is damaged: "),
+        (("--sql", "SELECT config_torn FROM runs"), 1, "error: the input is damaged: "),
+        (("--sql", "SELECT id FROM runs UNION ALL SELECT list(repeat(a.id, 999))::VARCHAR FROM runs AS a, runs"), 1,
+         "--sql: Out of Memory Error: "),
+    ],
+)  # fmt: skip
+def test_what_fails_after_the_first_rows_is_no_bug(tmp_path, question, code, said):
+    """From the 2,049th row on, an error of DuckDB reaches Python as one of polars."""
+    runs = [Run(f"r{n:04}", config={"k": "1" if n < 2999 else "auto", "torn": f"a text {n}"}) for n in range(3000)]
+    file = write_runs(tmp_path, runs)
+    rewritten = pl.read_parquet(file)
+    rewritten.write_parquet(file, row_group_size=2500, use_pyarrow=True)
+    torn = pq.read_metadata(file).row_group(1).column(rewritten.columns.index("config_torn"))
+    content = bytearray(file.read_bytes())
+    start = torn.dictionary_page_offset or torn.data_page_offset
+    content[start + 100 : start + torn.total_compressed_size] = b"\xff" * (torn.total_compressed_size - 100)
+    file.write_bytes(content)
+    answer = ask(file, *question, "--json")
+    assert (answer.code, answer.out) == (code, "")
+    assert said in answer.err
 
 
 def test_sql_is_bounded_for_people_and_whole_for_programs(asked, tmp_path):

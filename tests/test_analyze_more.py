@@ -378,11 +378,12 @@ def test_too_few_runs_are_not_ranked(tmp_path):
 
 
 def diverged_at(rows: list[tuple[int, float]]) -> float:
-    """The x from which all values are NaN, infinite or over a thousand times the lowest before."""
+    """The x from which all values are NaN, infinite, or above the first and over a thousand times the lowest before."""
     found, lowest, good = math.inf, math.inf, []
+    first = next((value for _, value in rows if math.isfinite(value)), math.inf)
     for _, value in rows:
         lowest = min(lowest, value) if math.isfinite(value) else lowest
-        good.append(math.isfinite(value) and not (lowest > 0 and value > 1000 * lowest))
+        good.append(math.isfinite(value) and not (lowest > 0 and value > max(first, 1000 * lowest)))
     for (x, _), is_good in zip(reversed(rows), reversed(good), strict=True):
         if is_good:
             break

@@ -328,17 +328,19 @@ def test_an_answer_is_no_input(runs_file: Path) -> None:
 
 LOWER = """
     loss train/loss test/mse test_mse val.rmse error test/error_rate perplexity mae valLoss MSELoss nll bpb fid_score
-    loss1 train_loss_epoch top5_error error_top5 val/cross_entropy neg_log_likelihood negative_log_likelihood ece
-    test/mse.min word_error_rate WER final/val_loss_mean kl_divergence regret multi_scale_loss
+    loss1 train_loss_epoch top5_error error_top5 val/cross_entropy losses/cross_entropy entropy_loss neg_log_likelihood
+    negative_log_likelihood ece test/mse.min word_error_rate WER final/val_loss_mean kl_divergence regret
+    multi_scale_loss
 """
 HIGHER = """
     acc test/accuracy f1 macro_f1 test/F1 auc roc_auc AUROC r2 test/R2Score r_squared snr psnr si_sdr val_acc_top5 top1
     mAP mAP50 map@50 neg_mean_squared_error explained_variance test_loss_acc test/score episode_return reward bleu4
-    ndcg@10 hits@10 log_likelihood error_reduction win_rate val/iou mean_iou recall@5 success_rate elbo fitness
+    ndcg@10 hits@10 log_likelihood error_reduction win_rate val/iou mean_iou recall@5 success_rate elbo fitness mIoU
+    val/mIoU Mean_IoU
 """
 UNREADABLE = """
     epoch k lr learning_rate loss_weight mse_std std_mse acc_variance glossary massacre lossless blossom x count
-    grad_norm test/num_loss_steps time_to_acc mse_scale entropy
+    grad_norm test/num_loss_steps time_to_acc mse_scale entropy losses/entropy losses/clipfrac
 """
 
 

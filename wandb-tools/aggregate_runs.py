@@ -116,7 +116,7 @@ HIGHER_IS_BETTER = """
     silhouette hit hits throughput fps improvement gain reduction em pass top similarity concordance cindex elo
     modularity explainedvariance fitness
 """
-NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num"  # loss_weight
+NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num entropy clipfrac"
 GOAL_WORDS: dict[str, Goal | None] = dict.fromkeys(NO_DIRECTION.split())
 GOAL_WORDS |= dict.fromkeys(LOWER_IS_BETTER.split(), "minimize")
 GOAL_WORDS |= dict.fromkeys(HIGHER_IS_BETTER.split(), "maximize")
@@ -124,7 +124,7 @@ NO_METRIC = {"std", "stdev", "stddev", "var", "variance", "sem", "stderr", "time
 WEAK = {"score", "scores", "top"}  # tell only where no other word does: fid_score, error_top5
 NEGATING = {"neg", "negative"}  # neg_mean_squared_error
 OPPOSITE: Mapping[Goal | None, Goal | None] = {"minimize": "maximize", "maximize": "minimize", None: None}
-PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2"}
+PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2", "io_u": "iou"}
 
 # --- nouns ----------------------------------------------------------------------------------------------------
 KeyPath: TypeAlias = tuple[str, ...]

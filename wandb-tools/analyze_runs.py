@@ -49,8 +49,9 @@ median or iqm (mean of the middle half) compares groups by these, with bootstrap
 Curves need history files (export_runs.py --include-history) in the folders of the exports. At each point, a run has
 its last value up to that point, from its first step to its last; a group has the mean of its runs, and n is their
 number. Points are added where a run ends, and where half of a group's runs have ended. A run has diverged where all its
-values to the end are NaN, infinite or, if lower is better, over a thousand times its lowest (positive) value before:
-from there on, its group's mean leaves it out. --smooth is W&B's exponential moving average.
+values to the end are NaN, infinite or, if lower is better, above its first value and over a thousand times its lowest
+(positive) value before: from there on, its group's mean leaves it out. Values of kl, kld, divergence, regret and
+violations grow from about zero, and are not compared so. --smooth is W&B's exponential moving average.
 
 Pictures. The value axis is logarithmic with --log, or if all values are positive and the largest is over 10,000 times
 the smallest. Extreme values and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom,
@@ -62,7 +63,8 @@ quotes; times are in UTC. Other files cannot be read, and nothing can be written
 
 Health shows each problem of each run:
   non-finite     NaN or infinity in a metric, and its first step
-  diverged       a metric that should be low ends at more than a thousand times its best (positive) value
+  diverged       a metric that should be low ends above its first value and at more than a thousand times its best
+                 (positive) value; kl, kld, divergence, regret and violations grow from about zero, and are not checked
   past its best  a validation metric is best in its first two thirds, and ends worse by more than 10 % of its range;
                  runtime, latency, throughput and fps are not checked
   spikes         loss values far above the medians of the fifty values before and of the fifty after: by more than ten
@@ -159,6 +161,7 @@ DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_CURVE_ROWS = 13, 200, 8, 200_000
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
+FROM_ZERO = {"kl", "kld", "divergence", "regret", "violation", "violations"}  # words of metrics that may grow so
 SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"ENUM\(('([^']|'')*'(, )?)*\)": "VARCHAR", r"DECIMAL\([\d, ]+\)|BIGNUM|UHUGEINT": "DOUBLE"}
@@ -235,7 +238,7 @@ HIGHER_IS_BETTER = """
     silhouette hit hits throughput fps improvement gain reduction em pass top similarity concordance cindex elo
     modularity explainedvariance fitness
 """
-NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num"  # loss_weight
+NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num entropy clipfrac"
 GOAL_WORDS: dict[str, Goal | None] = dict.fromkeys(NO_DIRECTION.split())
 GOAL_WORDS |= dict.fromkeys(LOWER_IS_BETTER.split(), "minimize")
 GOAL_WORDS |= dict.fromkeys(HIGHER_IS_BETTER.split(), "maximize")
@@ -243,8 +246,9 @@ NO_METRIC = {"std", "stdev", "stddev", "var", "variance", "sem", "stderr", "time
 WEAK = {"score", "scores", "top"}  # tell only where no other word does: fid_score, error_top5
 NEGATING = {"neg", "negative"}  # neg_mean_squared_error
 COSTS = {"runtime", "latency", "throughput", "fps"}  # have a direction, but are not what a project is about
+REWARDS = {"rew", "reward", "rewards", "return", "returns"}  # what an agent is trained for
 OPPOSITE: Mapping[Goal | None, Goal | None] = {"minimize": "maximize", "maximize": "minimize", None: None}
-PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2"}
+PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2", "io_u": "iou"}
 
 # --- nouns ----------------------------------------------------------------------------------------------------
 
@@ -655,7 +659,7 @@ def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
 
 
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
-    """The metrics that the user names, else the default one: a test metric of most runs, else one of validation."""
+    """The metrics that a user names, else a default: a test metric of most runs, else of validation, else a reward."""
     if options.metrics:
         return [find_metric(name, runs, options) for name in options.metrics]
     prefix = "metric_" if options.value == "summary" else f"history_{options.value}_"
@@ -666,12 +670,16 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     readable = [c for c in covered if names[c] in runs.goals or goal_by_name(runs.label(names[c]))]
     least = 0.8 * max((covered[column] for column in readable), default=0)
 
-    def rank(column: str) -> tuple[bool, bool, bool, int, bool, str]:
+    def rank(column: str) -> tuple[bool | int | str, ...]:
         label = runs.label(names[column])
         segments = re.findall(r"[^\W_]+", label.lower())  # none in a name such as "%"
         is_other = {"test", *VALIDATION}.isdisjoint(segments)
         is_plain = not {"loss", "error", "accuracy", "acc", "score", "reward"}.isdisjoint(segments[-1:])
-        return not COSTS.isdisjoint(segments), "test" not in segments, is_other, len(segments), not is_plain, label
+        # An agent's losses are not what it is trained for, and its best episode is not its mean one.
+        is_reward = is_other and goal_by_name(label) == "maximize" and not REWARDS.isdisjoint(words(label))
+        is_extreme = is_reward and not {"max", "min"}.isdisjoint(segments)
+        kinds = not COSTS.isdisjoint(segments), "test" not in segments, is_other, not is_reward
+        return *kinds, len(segments), not is_plain, is_extreme, label
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(names[column], runs, options) for column in found]
@@ -941,7 +949,7 @@ def groups(study: Study, metric: Metric) -> Result:
     heads |= {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
-    facts = [size, *(f"{heads[column]} is always {cell_text(table[column][0])}" for column in constant)]
+    facts = [size, *(f"{heads[column]} is always {cell_text(table[column].to_list()[0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
     names = pl.Series(run_labels(table.select(**BEST_RUN)), dtype=pl.String)
     seen = table.with_columns(best_run=pl.when(pl.col("n") > 0).then(names))
@@ -1032,10 +1040,9 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     excluded, by, apart = [], [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
-        seeds = [c for c in runs.of_kind("config") if "seed" in words(runs.label(c))]  # it may have copies
-        excluded += seeds if name == "seed" else [find_column(name, runs)]
+        excluded += seeds_of(runs) if name == "seed" else [find_column(name, runs)]
     if len(wanted) < len(names):
-        table, settings, noise = varying_settings(runs)
+        table, settings, noise = varying_settings(runs, excluded=excluded)
         by = [column for column in settings if column not in excluded]
         apart = independent(table, by)
         left_out = [runs.label(column) for column in settings if column in excluded]
@@ -1067,17 +1074,26 @@ def say_rival(name: str, runs: Runs) -> None:
         say_once(f"{name} means {known}; the same name in W&B has {some_of([c for c in same if c != known])}")
 
 
-def varying_settings(runs: Runs, *more: pl.Expr) -> tuple[pl.DataFrame, list[str], list[str]]:
+def seeds_of(runs: Runs) -> list[str]:
+    """The config columns of seeds: the seed may have copies."""
+    return [column for column in runs.of_kind("config") if "seed" in words(runs.label(column))]
+
+
+def varying_settings(
+    runs: Runs, *more: pl.Expr, excluded: Sequence[str] = ()
+) -> tuple[pl.DataFrame, list[str], list[str]]:
     """The config columns of more than one value, null included, and `more`; which are settings, and which are noise."""
     varies = collected(runs.frame.select(pl.col(runs.of_kind("config")).n_unique() > 1), "in-memory")
     columns = [column.name for column in varies if column[0]]
     table = collected(runs.frame.select(*columns, *more))
-    noise = [column for column in columns if is_noise(table[column], runs.label(column))]
+    # Text that names the seed, or another column that is left out, would make a group of each run.
+    named = [column for column in columns if column in {*excluded, *seeds_of(runs)}]
+    noise = [c for c in columns if is_noise(table[c], runs.label(c), () if c in named else table.select(named))]
     return table, [column for column in columns if column not in noise], noise
 
 
-def is_noise(values: pl.Series, path: str) -> bool:
-    """Whether a config column merely tells where or when runs ran: paths, devices, times, text of one run each."""
+def is_noise(values: pl.Series, path: str, others: Iterable[pl.Series] = ()) -> bool:
+    """Whether a column only tells where or when runs ran (paths, devices, times, text of each) or names `others`."""
     is_model = path.endswith("name_or_path")  # HuggingFace's name of the model or of its folder
     is_place = not (is_model or values.dtype.is_numeric() or PLACES.isdisjoint(words(path)))  # drop_path is none
     segments, there = re.split(r"[./]", path), values.drop_nulls()
@@ -1089,13 +1105,21 @@ def is_noise(values: pl.Series, path: str) -> bool:
     one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
     if values.dtype == pl.String:
         date_or_path = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
-        return one_each or bool(not is_model and there.str.contains(date_or_path).all())
+        names_other = any(map(partial(is_name_of, values), others))
+        return one_each or names_other or bool(not is_model and there.str.contains(date_or_path).all())
     return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
+
+
+def is_name_of(text: pl.Series, other: pl.Series) -> bool:
+    """Whether each text belongs to one value of another column and contains it, such as `runs/s0` that of a seed."""
+    pairs = pl.DataFrame([text.alias("text"), other.alias("other")]).unique().rows()
+    is_one_to_one = len(pairs) == text.n_unique() == other.n_unique()
+    return is_one_to_one and all(re.search(rf"(?<!\d)0*{re.escape(str(b))}(?!\d)", str(a)) for a, b in pairs)
 
 
 def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
     """A note that names the columns that are noise, if there are any."""
-    what = "not used, because they are paths, devices, times or the like, or differ in every run"
+    what = "not used, because they are paths, devices, times or the like, name the seed, or differ in every run"
     return [f"{what}: {some_of([*map(runs.label, noise)])}"] if noise else []
 
 
@@ -1138,7 +1162,7 @@ def best_settings(study: Study) -> Runs:
     metric = study.metrics[0]
     runs, per, _ = grouping(study.options.best_per, study.runs)
     table, settings, _ = varying_settings(runs)
-    settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
+    settings = independent(table, [c for c in settings if c not in {*per, *seeds_of(runs)}])
     if not settings:
         raise ScriptError("--best-per: no other setting varies, seeds apart: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
@@ -1182,14 +1206,16 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     several = {c: number for c in settings if (number := table[c].drop_nulls().n_unique()) > 1}
     runs, plain = study.runs, [c for c in several if not table[c].dtype.is_nested()]
-    seeds = [c for c in plain if "seed" in words(runs.label(c))][:1]
+    seeds = [c for c in plain if c in seeds_of(runs)][:1]
     few = [c for c, number in several.items() if c not in seeds and number <= 12]  # more: at random
     few = [c for c in few if 2 * table[c].null_count() <= table.height]
     complete = table.select(settings).drop_nulls([*few, *seeds])
     axes = independent(complete, few)
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
-    present, sizes = complete.select(axes).unique(), [complete[column].n_unique() for column in axes]
+    complete = table.select(settings).drop_nulls([*axes, *seeds])  # a run may lack settings that are no axes
+    present = table.select(axes).drop_nulls().unique()  # also of runs without a seed: they lack it, and are no hole
+    sizes = [present[column].n_unique() for column in axes]
     is_same = pl.struct(settings).n_unique() == 1  # also in the settings that are no axes
     counts = complete.group_by(*axes, *seeds).agg(pl.len(), is_same=is_same).sort(*axes, *seeds)
     with_seed = [pl.format(" with seed {}", seed) for seed in seeds]
@@ -1201,7 +1227,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
         lists = lacking.group_by(axes).agg(pl.col(seed).sort().cast(pl.String).str.join(", "))
         odd.append(lists.select(*axes, pl.format("lacks seed {}", seed).alias("problem")).sort(axes))
     if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
-        every = itertools.product(*(complete[column].unique() for column in axes))
+        every = itertools.product(*(present[column].unique() for column in axes))
         whole = pl.DataFrame([*every], present.schema, orient="row")
         tried = study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("only runs in other states"))
         holes = whole.join(present, on=axes, how="anti").join(collected(tried), on=axes, how="left")
@@ -1449,13 +1475,15 @@ def why_no_metric(study: Study) -> str:
 def suggested_grouping(runs: Runs) -> list[str]:
     """One or two columns that split the runs into a few groups of more than one run: first those of the name."""
     named = [column for column in (*DERIVED, "group", "job_type") if column in runs.dtypes]
-    configs = [c for c in runs.of_kind("config") if not runs.dtypes[c].is_float() and "seed" not in words(c)]
-    columns = [*named, *configs]
+    seeds = seeds_of(runs)
+    columns = [*named, *(c for c in runs.of_kind("config") if not runs.dtypes[c].is_float() and c not in seeds)]
     numbers = runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique())
     counts = collected(numbers, "in-memory").row(0, named=True)
     most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
-    table = collected(runs.frame.select(column for column in columns if 1 < counts[column] <= most))
-    settings = [c.name for c in table if c.drop_nulls().n_unique() > 1 and not is_noise(c, runs.label(c.name))]
+    few = [column for column in columns if 1 < counts[column] <= most]
+    table = collected(runs.frame.select(*few, *seeds))
+    settings = [c for c in few if table[c].drop_nulls().n_unique() > 1]
+    settings = [c for c in settings if not is_noise(table[c], runs.label(c), table.select(seeds))]
     chosen: list[str] = []
     for column in sorted(settings, key=lambda column: (column not in named, table[column].dtype != pl.String)):
         size = table.select(chosen).n_unique() if chosen else 1
@@ -1585,11 +1613,11 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
                 plain = re.sub(r"\W", "_", view, flags=re.ASCII)  # a name that needs no quotes
                 connection.execute(f"CREATE VIEW IF NOT EXISTS {plain} AS FROM {sql_name(view)}")
             yield connection, aliases
-        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            raise ScriptError(f"{flag}: {' '.join(str(error).split())}", NOTHING_USABLE) from error
-        except duckdb.Error as error:
-            reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
-            if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
+        except (duckdb.Error, pl.exceptions.ComputeError) as error:  # after the first rows polars wraps DuckDB's text
+            reason = " ".join(str(error).partition("\n\nLINE ")[0].split()).removeprefix("got external error: ")
+            if re.match("(IO|Out of Memory) Error: ", reason):
+                raise ScriptError(f"{flag}: {reason}", NOTHING_USABLE) from error
+            if type(error) is duckdb.Error or re.search("^Invalid Error: |Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
             hint = '; write text in single quotes, W&B names and SQL words ("group") in double quotes'
             hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
@@ -1683,7 +1711,7 @@ def files_beside(runs: Runs) -> list[Runs]:
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
         say_once(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
     beside = [file for folder in folders for file in folder.glob("[!.]*.parquet")]
-    found, projects = [], {*rows.select("entity", "project").iter_rows()}
+    found, projects = [], {tuple(map(str, row)) for row in rows.select("entity", "project").iter_rows()}
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         try:
             part = open_file(file)
@@ -1798,7 +1826,7 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
         clock, axis, rows = rows_over(options.x, logging, keys)
-        points = curve_points(with_divergence(rows, goal, options), axis, goal, keys, study)
+        points = curve_points(with_divergence(rows, label, goal, options), axis, goal, keys, study)
         if clock == "_timestamp":
             points = points.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
         value = label + ", best so far" * options.best_so_far
@@ -1879,11 +1907,12 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
     return found
 
 
-def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> pl.DataFrame:
+def with_divergence(rows: pl.DataFrame, label: str, goal: Goal | None, options: Options) -> pl.DataFrame:
     """VALUE smoothed, or the best so far, and DIVERGED_AT: x where all values from there to the run's end are bad."""
     is_bad, lowest = ~pl.col(VALUE).is_finite(), finite(VALUE).cum_min().forward_fill()
-    if goal == "minimize":
-        is_bad |= ((lowest > 0) & (pl.col(VALUE) > DIVERGED * lowest)).fill_null(value=False)
+    if can_diverge(label, goal):
+        bound = pl.max_horizontal(DIVERGED * lowest, finite(VALUE).backward_fill().first())
+        is_bad |= ((lowest > 0) & (pl.col(VALUE) > bound)).fill_null(value=False)
     to_its_end = is_bad.cast(pl.Int8).cum_min(reverse=True).over(RUN_NUMBER) == 1
     rows = rows.with_columns(pl.when(to_its_end).then("x").alias(DIVERGED_AT))
     if options.smooth:
@@ -1894,6 +1923,11 @@ def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> 
         never = pl.lit(None, pl.Float64).alias(DIVERGED_AT)  # the best stays the best
         rows = rows.with_columns(so_far.forward_fill().over(RUN_NUMBER).alias(VALUE), never)
     return rows
+
+
+def can_diverge(label: str, goal: Goal | None) -> bool:
+    """Whether a metric's values tell that a run diverged, and not only NaN and infinity."""
+    return goal == "minimize" and FROM_ZERO.isdisjoint(words(label))
 
 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
@@ -1912,7 +1946,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             lost_runs = f", {lost.height} diverged"
             counts = sorted(Counter(row_names(lost, study.apart)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
-            bad = f"NaN, infinite or over {DIVERGED:,} times the lowest value before"
+            bad = f"NaN, infinite, or above the first value and over {DIVERGED:,} times the lowest before"
             notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
     last = table.sort("x").group_by(by).agg(finite(y).last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
@@ -2016,13 +2050,13 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     if goal is None:
         return
     where = value.arg_min() if goal == "minimize" else value.arg_max()
-    best, last = value.get(where).alias("best"), value.last().alias("last")
+    best, ends = value.get(where).alias("best"), (value.first().alias("first"), value.last().alias("last"))
     share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
     is_validation = not VALIDATION.isdisjoint(words(label)) and COSTS.isdisjoint(words(label))
-    facts = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(best, step.get(where), last, share, span)
-    for number, top_, at, end, early, width in facts.iter_rows():
+    facts = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(best, step.get(where), *ends, share, span)
+    for number, top_, at, start, end, early, width in facts.iter_rows():
         detail = f"{label} {short_number(top_)} at step {at}, ends at {short_number(end)}"
-        if goal == "minimize" and top_ > 0 and end > DIVERGED * top_:
+        if can_diverge(label, goal) and top_ > 0 and end > max(start, DIVERGED * top_):
             yield number, "diverged", detail
         if is_validation and abs(end - top_) > 0.1 * width and early <= 2 / 3:
             yield number, "past its best", detail
@@ -2103,7 +2137,7 @@ def group_statistics(
         bounds = pl.DataFrame([bootstrap(each, stat) for each in lists], schema=columns, orient="row")
         table = table.with_columns(bounds.get_columns())
     best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE)).drop_nulls(FINITE)
-    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(*BEST_RUN.values())
+    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(*BEST_RUN.values(), nulls_last=True)
     first = first.unique(by, keep="first").drop(VALUE, FINITE)
     return table.join(first, on=by, how="left", nulls_equal=True)
 
