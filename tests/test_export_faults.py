@@ -19,7 +19,6 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import LIMIT_S, Done, finished_runs, wait_until
-from export_runs import MOST_LOST
 from log_files import HEADER, START, log_of, records_of, write_log
 
 if TYPE_CHECKING:
@@ -643,8 +642,17 @@ def test_a_server_that_cannot_return_many_runs_is_not_asked_for_each(server, exp
     server.add_runs("team", "demo", 60, keys=2)
     server.fault("error", match={"field": "summaryMetrics"})
     done = export("team/demo", "--retries", 0)
-    assert (done.code, len(server.requests(operation="Runs"))) == (1, 3 * MOST_LOST + 1)
-    assert "simulated failure" in done.err
+    assert (done.code, len(server.requests(operation="Runs"))) == (1, 7)
+    assert "config or summary cannot be fetched: simulated failure" in done.err
+
+
+def test_inactive_runs_that_the_server_cannot_return_are_left_out(server, export, out):
+    server.add_run("team", "demo", "old", created_at="2025-01-01T00:00:00", heartbeat_at="2025-01-02T00:00:00")
+    server.add_run("team", "demo", "new", created_at="2026-01-01T00:00:00", heartbeat_at="2026-01-02T00:00:00")
+    server.fault("error", match={"field": "summaryMetrics", "run": "old"})
+    done = export("team/demo", "--active-since", "2026-01-01", *QUICK)
+    assert done.code == 0, done.err
+    assert (runs(out)["id"].to_list(), metadata(out)["runs"]["filtered"]) == (["new"], 1)
 
 
 def test_a_run_that_the_server_cannot_return_and_nothing_else(server, export):

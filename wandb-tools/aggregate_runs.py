@@ -824,16 +824,16 @@ def words(name: str) -> list[str]:
 # --- columns from histories -----------------------------------------------------------------------------------
 def histories_beside(files: Files, report: Report) -> Iterator[ParquetFile]:
     """The histories of the projects of `files`, in the folders of their exports: others would only add columns."""
-    homes = {to_json([source.get("entity"), source.get("project")]) for file in files for source in file.sources}
+    homes = {(str(each.get("entity")), str(each.get("project"))) for file in files for each in file.sources}
     for folder in dict.fromkeys(folder_of(source["file"]) for file in files for source in file.sources):
         pattern = folder if folder.startswith(CLOUD) else glob.escape(folder)
         for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
             try:
                 header = read_header(file)
-                own = {to_json([source.get("entity"), source.get("project")]) for source in header.sources}
+                own = {(str(each.get("entity")), str(each.get("project"))) for each in header.sources}
                 if header.kind == "history" and file.endswith("_history_sampled.parquet"):
                     skip(report, file, "sampled history", "it may lack the best value", failure=False)
-                elif header.kind == "history" and (own & homes or "[null, null]" in own | homes):
+                elif header.kind == "history" and (own & homes or any("None" in home for home in own | homes)):
                     yield header
             except reading_errors(ValueError, RecursionError) as error:
                 if "_history.parquet" in file:  # other files are inputs, or no export's

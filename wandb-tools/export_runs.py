@@ -150,7 +150,7 @@ TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks l
 RETRIES = 4
 PAGE_RUNS = 1_000  # runs per question, the most that a server returns
 WINDOW_RUNS = 400  # runs per window of creation times: one is parsed while others are fetched
-MOST_LOST = 20  # runs per project that the server cannot return: each takes some seconds to find
+MOST_LOST = 10  # runs per project that the server cannot return: each takes some seconds to find
 LISTINGS = 3  # attempts to list a project whose runs change during the listing
 RUNS_A_QUESTION = 20  # runs or sweeps per question
 LIVE_ROWS_A_QUESTION = 5_000
@@ -432,7 +432,7 @@ class Project:
     cut: Collection[str] = ()  # ids of runs that may lack rows here: logs or their ends, or what was not synced
     resumed: set[str] = field(default_factory=set)  # ids of runs whose first log here continues another one
     pages: list[Page] = field(default_factory=list)
-    lost: dict[str, str] = field(default_factory=dict)  # ids of runs that the server cannot return, with its error
+    lost: dict[str, Failure] = field(default_factory=dict)  # by run id: runs that the server cannot return
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
     tables: dict[str, Table] = field(default_factory=dict)  # by their names
     goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
@@ -677,7 +677,8 @@ def read_log(log: Log, rows: LogRows) -> None:
                     glance = glance_type.FromString(payload)
                     if glance.HasField("history"):
                         rows.add_history(glance.history)
-                        keep_last(logged, () if changes and not log.run.get("derived") else glance.history.item)
+                        into = changes if log.run.get("derived") else logged
+                        keep_last(into, () if into is logged and changes else glance.history.item)
                     elif glance.HasField("summary"):
                         keep_last(changes, [*glance.summary.item, *glance.summary.other])
                     else:
@@ -689,7 +690,7 @@ def read_log(log: Log, rows: LogRows) -> None:
         log.error = f"cannot be read: {error.strerror or error}"
     log.note_time(time_at(*log.last_stamp))
     log.summary_from = "log" if changes else "history" if logged else ""
-    for encoded in (logged | changes if log.run.get("derived") else changes or logged).values():
+    for encoded in (changes or logged).values():
         try:
             item = proto.SummaryItem.FromString(encoded)
             value = from_json(item.value_json or "null")
@@ -734,7 +735,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         # Before 0.30, SDKs do not tell in an offline log whether it continues a run.
         continues = run.resume or run.resumed or re.match(r"0\.[0-2]?\d\.", run.telemetry.cli_version)
         feature = run.telemetry.feature
-        # With a derived summary, the log has only those of its values that the user set.
+        # With a derived summary, the log holds only those values of it that the user set; the others were logged last.
         given |= {"derived": feature.server_side_derived_summary, "shared": feature.shared_mode}
         given |= {"continues": bool(continues), "sdk": run.telemetry.cli_version}
         given |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
@@ -1599,7 +1600,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
     # Of the processes that share a run, the primary one sets its state; it alone logs its machine.
-    deciding = ([log for log in logs if log.run.get("shared") and "environment" in log.kinds] or logs)[-1]
+    deciding = ([log for log in logs if not log.run.get("shared") or "environment" in log.kinds] or logs)[-1]
     row = dict(
         id=run_id,
         name=record.get("name", run_id),
@@ -2174,7 +2175,7 @@ def split(window: Window, first: datetime | None, runs: int) -> list[Window]:
     return [Window(*ends, window.last) for ends in itertools.pairwise([window.start, *bounds, window.end])]
 
 
-def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901 - in one sequence
+def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901, PLR0915 - in one sequence
     """Fill in the selected runs, each once. If there are fewer than the server counts, they are listed again."""
     active_since = server.options.selection.active_since
     names = (quote(name, safe="") for name in (project.entity, project.name))
@@ -2188,11 +2189,11 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
             return []
         server.meter.add(runs=len(nodes))
         listed.append(len(nodes))
-        nodes = [node for node in nodes if node["name"] not in project.lost]
         if active_since is not None:
             late = [node for node in nodes if (time_of(node["heartbeatAt"]) or EPOCH) >= active_since]
             inactive.update({node["name"] for node in nodes} - {node["name"] for node in late})
             nodes = late
+        nodes = [node for node in nodes if node["name"] not in project.lost]
         project.pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
         return rest
 
@@ -2208,10 +2209,12 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
                 raise RequestError("the server repeats its list of runs without end; try again later", retries=0)
             windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
         project.runs = keys_of(project.pages)
-        errors = [failure.error for failure in failed] + [f"run {run_id}: {e}" for run_id, e in project.lost.items()]
-        if errors and not project.runs.height and not inactive:
-            raise RequestError(errors[0], retries=0)
-        got = project.runs.height + len(inactive) + len(project.lost)
+        known = inactive.union(project.runs["id"])
+        project.lost = {run_id: failure for run_id, failure in project.lost.items() if run_id not in known}
+        got = len(known) + len(project.lost)
+        if not known and (failures := [*project.lost.values(), *failed]):
+            where = "" if failures[0] in failed else f"run {failures[0].run}: "
+            raise RequestError(where + failures[0].error, retries=0)
         if any(failure.what == "runs" for failure in failed):
             break
         if got < project.selected:
@@ -2225,8 +2228,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         if place.key and place.value not in {*project.lost, *project.runs["id" if place.key == "run" else place.key]}:
             why = "there is no such run" if place.key == "run" else f"there is no run of this {place.key}"
             failed.append(Failure(place.value, "place", why))
-    lost = [Failure(run_id, "run", error) for run_id, error in project.lost.items()]
-    project.failed += dict.fromkeys(failed + lost)  # two pages may share a run
+    project.failed += dict.fromkeys([*failed, *project.lost.values()])  # two pages may share a run
     project.selected = max(project.selected, got) - len(inactive)
     project.filtered += len(inactive)
     if not (project.filters or active_since or any(failure.what == "runs" for failure in failed)):
@@ -2244,14 +2246,16 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     try:
         answer, size = server.api.ask_for_less(question, lambda size: {**variables, "first": size}, project.page_runs)
     except RequestError as error:  # maybe because of a single run: it is left out, and the others are asked for
-        if len(project.lost) >= MOST_LOST or (error.status < 500 and error.status != 200):
+        most = MOST_LOST if any(page.keys.height for page in project.pages) else 2
+        if len(project.lost) >= most or error.pause_s or (error.status < 500 and error.status != 200):
             raise
         answer, size = server.api.ask(RUNS % "", one), 1
         try:
             answer = server.api.ask(question, one)
         except RequestError as again:
-            ids = [edge["node"]["name"] for edge in answer["project"]["runs"]["edges"]]
-            project.lost |= dict.fromkeys(ids, f"its config or summary cannot be fetched: {again}")
+            why = f"its config or summary cannot be fetched: {again}"
+            ids = [edge["node"]["name"] for edge in answer["project"]["runs"]["edges"] if edge["node"]]
+            project.lost |= {run_id: Failure(run_id, "run", why, again.attempts) for run_id in ids}
     answer = answer["project"]
     project.page_runs = min(size * 4, PAGE_RUNS)
     if answer is None or answer["runs"] is None:
