@@ -675,7 +675,7 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
         segments = re.findall(r"[^\W_]+", label.lower())  # none in a name such as "%"
         is_other = {"test", *VALIDATION}.isdisjoint(segments)
         is_plain = not {"loss", "error", "accuracy", "acc", "score", "reward"}.isdisjoint(segments[-1:])
-        # An agent's losses are not what it is trained for, and its best episode is not its mean one.
+        # In reinforcement learning, the result is the mean reward, not a loss and not the reward of one episode.
         is_reward = is_other and goal_by_name(label) == "maximize" and not REWARDS.isdisjoint(words(label))
         is_extreme = is_reward and not {"max", "min"}.isdisjoint(segments)
         kinds = not COSTS.isdisjoint(segments), "test" not in segments, is_other, not is_reward
