@@ -570,7 +570,8 @@ def test_what_the_sdk_logged_is_the_same_from_everywhere(server, export, export_
 SHARED = """
 import sys, wandb
 writer, *values = sys.argv[1:]
-settings = wandb.Settings(mode="shared", x_label=writer, x_primary=writer == "a", console="off", x_disable_stats=True)
+how = {"mode": "shared", "x_label": writer, "x_primary": writer == "a"} if writer != "alone" else {"resume": "allow"}
+settings = wandb.Settings(console="off", x_disable_stats=True, **how)
 with wandb.init(entity="team", project="demo", id="shared", dir=".", settings=settings) as run:
     for value in values:
         run.log({"loss": int(value)})
@@ -583,14 +584,20 @@ def test_rows_that_several_processes_wrote(server, export_logs, clean_environmen
     server.add_entity("team")
     env, logs = clean_environment | server.environment(tmp_path / "sdk"), tmp_path / "logs"
     logs.mkdir()
-    for arguments in (["a", "5", "4", "3"], ["b", "2", "1"]):
-        subprocess.run(
-            [sys.executable, "-c", SHARED, *arguments], env=env, cwd=logs, check=True, timeout=LIMIT_S, **SILENT
-        )
+
+    def record(*arguments: str) -> None:
+        command = [sys.executable, "-c", SHARED, *arguments]
+        subprocess.run(command, env=env, cwd=logs, check=True, timeout=LIMIT_S, **SILENT)
+
+    record("a", "5", "4", "3")
+    record("b", "2", "1")
     assert export_logs("--include-history").code == 0
     history = table_of(out, "history").select("_step", "metric_loss")
     assert history.rows() == [(0, 5), (1, 4), (2, 3), (3, 2), (4, 1)]
     assert table_of(out, "runs")["state"].to_list() == ["failed"]  # as the primary process says, which begins first
+    record("alone", "0")
+    assert export_logs("--include-history").code == 0
+    assert table_of(out, "runs")["state"].to_list() == ["finished"]
 
 
 DERIVED = """

@@ -535,9 +535,8 @@ def first_block_bytes(opened: IO[bytes]) -> int:
     while end + HEADER_BYTES <= len(block):
         at, (crc, length, kind) = end, CHUNK_HEADER.unpack_from(block, end)
         end = at + HEADER_BYTES + length
-        if (
-            end > BLOCK_BYTES
-        ):  # there, a whole chunk belongs to the first block; else an empty record may begin the next
+        # There, a whole chunk belongs to the first block. Else an empty record may begin the next one.
+        if end > BLOCK_BYTES:
             is_whole = end <= len(block) and FULL <= kind <= LAST and zlib.crc32(block[at + 6 : end]) == crc
             return len(block) if is_whole and (at < BLOCK_BYTES or kind == FIRST) else BLOCK_BYTES
     return BLOCK_BYTES
