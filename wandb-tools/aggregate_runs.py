@@ -97,7 +97,7 @@ REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "confl
 DTYPES = {"string": "String", "int": "Int64", "float": "Float64", "bool": "Boolean"}  # of derived columns
 
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
-MOST_COLUMNS = 200_000  # of all files together in one plan of polars: 1 GB
+FILES_AT_ONCE = 16  # polars reads each with threads of its own
 MOST_OPERATORS = 300  # in --where: polars works through them by recursion, which 500 can crash
 SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
 
@@ -562,7 +562,8 @@ def deciding_rows(files: Files, columns: Columns, also: Iterable[str]) -> pl.Dat
         frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(file.file, needed)))
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
     offline = {source["file"] for file in files for source in file.sources if source.get("kind") == "offline"}
-    return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
+    rows = pl.concat(frame.collect() for frame in frames)  # a plan of many files takes far longer than many plans
+    return rows.with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE))
 
 
 def values_in(file: str, columns: Columns) -> Iterator[pl.Expr]:
@@ -976,17 +977,16 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
     own = [column for column in columns if column.name not in new]
     in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
     placed = in_order.with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
-    by_file = placed.partition_by(FILE, maintain_order=True)
     empty = pl.DataFrame(schema={c.name: c.dtype for c in own} | {POSITION: pl.UInt32(), **chosen.select(new).schema})
-    is_in_order = len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file)
-    if is_in_order and len(by_file) * empty.width <= MOST_COLUMNS:  # as exports are: one after the other
-        return pl.concat([empty.lazy(), *(placed_rows(files, own, rows) for rows in by_file)], how="diagonal")
 
     def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
-        """Rows are sorted in blocks that fit in memory, while polars writes."""
-        for block in placed.iter_slices(max(1, CELLS // empty.width)):
-            parts = pl.collect_all(placed_rows(files, own, rows) for rows in block.partition_by(FILE))
-            yield pl.concat([empty, *parts], how="diagonal").sort(POSITION).select(names or empty.columns)
+        """Rows are put in order in blocks that fit in memory, while polars writes."""
+        for block in placed.iter_slices(max(1, CELLS // 2 // empty.width)):
+            plans = [placed_rows(files, own, rows) for rows in block.partition_by(FILE, maintain_order=True)]
+            parts = [pl.collect_all(plans[at : at + FILES_AT_ONCE]) for at in range(0, len(plans), FILES_AT_ONCE)]
+            rows = pl.concat([empty, *itertools.chain(*parts)], how="diagonal")
+            rows = rows if rows[POSITION].is_sorted() else rows.sort(POSITION)  # as exports are: nothing to sort
+            yield rows.select(names or empty.columns)
 
     return pl.io.plugins.register_io_source(batches, schema=empty.schema)
 
