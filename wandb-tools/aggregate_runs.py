@@ -491,17 +491,18 @@ def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> di
                 asked.setdefault(file, {})[part.name] = dtypes[file]
     found: dict[tuple[str, str], pl.DataType] = {}
     for file, stored in asked.items():
-        query = []
-        for column in stored:
+        counts = {column: {"all": pl.col(column).count()} for column in stored}
+        for column in [column for column, dtype in stored.items() if dtype == pl.String]:
             text = pl.col(column).cast(pl.String)
             json_number = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"  # `007` is none
             number = pl.when(text.str.contains(json_number)).then(text)
             numbers = number.cast(pl.Float64, strict=False).is_finite() | text.is_in(["NaN", "Infinity", "-Infinity"])
             whole = number.cast(pl.Int64, strict=False).is_not_null() & (text != "-0")
-            query.append(pl.struct(all=text.count(), numbers=numbers.sum(), whole=whole.sum()).alias(column))
-        for column, count in scan_file(file).select(query).collect().row(0, named=True).items():
-            narrowest = pl.Int64() if count["whole"] == count["all"] else pl.Float64()
-            fits = narrowest if count["numbers"] == count["all"] else stored[column]
+            counts[column] |= {"numbers": numbers.sum(), "whole": whole.sum()}
+        query = scan_file(file).select(pl.struct(**each).alias(column) for column, each in counts.items())
+        for column, count in query.collect().row(0, named=True).items():
+            narrowest = pl.Int64() if count.get("whole") == count["all"] else pl.Float64()
+            fits = narrowest if count.get("numbers") == count["all"] else stored[column]
             found[file, column] = fits if count["all"] else pl.Null()
     return found
 
@@ -557,13 +558,12 @@ def deciding_rows(files: Files, columns: Columns, also: Iterable[str]) -> pl.Dat
     wanted = {*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file", *also}
     needed = [column for column in columns if column.name in wanted]
     frames = []
-    for number, file in enumerate(files):
+    for number, file in enumerate(files):  # one plan of many files would take far longer
         place = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
-        frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(file.file, needed)))
+        frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(file.file, needed)).collect())
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
     offline = {source["file"] for file in files for source in file.sources if source.get("kind") == "offline"}
-    rows = pl.concat(frame.collect() for frame in frames)  # a plan of many files takes far longer than many plans
-    return rows.with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE))
+    return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE))
 
 
 def values_in(file: str, columns: Columns) -> Iterator[pl.Expr]:
