@@ -491,15 +491,15 @@ def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> di
                 asked.setdefault(file, {})[part.name] = dtypes[file]
     found: dict[tuple[str, str], pl.DataType] = {}
     for file, stored in asked.items():
-        counts = {column: {"all": pl.col(column).count()} for column in stored}
+        counts = {column: [pl.col(column).count().alias("all")] for column in stored}
         for column in [column for column, dtype in stored.items() if dtype == pl.String]:
             text = pl.col(column).cast(pl.String)
             json_number = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"  # `007` is none
             number = pl.when(text.str.contains(json_number)).then(text)
             numbers = number.cast(pl.Float64, strict=False).is_finite() | text.is_in(["NaN", "Infinity", "-Infinity"])
             whole = number.cast(pl.Int64, strict=False).is_not_null() & (text != "-0")
-            counts[column] |= {"numbers": numbers.sum(), "whole": whole.sum()}
-        query = scan_file(file).select(pl.struct(**each).alias(column) for column, each in counts.items())
+            counts[column] += [numbers.sum().alias("numbers"), whole.sum().alias("whole")]
+        query = scan_file(file).select(pl.struct(each).alias(column) for column, each in counts.items())
         for column, count in query.collect().row(0, named=True).items():
             narrowest = pl.Int64() if count.get("whole") == count["all"] else pl.Float64()
             fits = narrowest if count.get("numbers") == count["all"] else stored[column]
@@ -841,9 +841,7 @@ def histories_beside(files: Files, report: Report) -> Iterator[ParquetFile]:
                     skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
 
 
-def history_plan(
-    options: argparse.Namespace, files: Files, metrics: Columns, facts: Facts, report: Report
-) -> HistoryPlan:
+def plan_for(options: argparse.Namespace, files: Files, metrics: Columns, facts: Facts, report: Report) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at is not None or options.history_metrics) and not files:
         raise ScriptError("--history: no history files; export_runs.py --include-history writes them", NOTHING_USABLE)
@@ -978,6 +976,8 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
     in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
     placed = in_order.with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
     empty = pl.DataFrame(schema={c.name: c.dtype for c in own} | {POSITION: pl.UInt32(), **chosen.select(new).schema})
+    if placed[FILE].n_unique() == 1 and placed[ROW].is_sorted():  # one export: it is written while it is read
+        return pl.concat([empty.lazy(), placed_rows(files, own, placed)], how="diagonal")
 
     def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
         """Rows are put in order in blocks that fit in memory, while polars writes."""
@@ -1300,7 +1300,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     columns, metrics = one_schema(files, histories, set(derived), report)
     metadata, facts = merged_metadata(files, columns, metrics, report)
     report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
-    plan = history_plan(options, histories, metrics, facts, report)
+    plan = plan_for(options, histories, metrics, facts, report)
     stored = {column.name: column.dtype for column in columns}
     # Fixed columns, derived ones, those of other tools, config, metrics, those from histories, JSON.
     *fixed, config_json, summary_json = fixed_dtypes()
