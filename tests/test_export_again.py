@@ -115,6 +115,17 @@ def test_an_export_of_less_leaves_histories_of_an_interrupted_one(flags, empty_s
     assert [*(tmp_path / "out" / ".wandb_tools" / "histories").iterdir()] == []
 
 
+def test_without_the_runs_file_the_rows_of_other_runs_stay(empty_server, export, demo, tmp_path):
+    """Somebody deleted it, or the first export was killed before it was there."""
+    add_runs(empty_server, one="g", two="h")
+    assert export("team/demo", "--include-history").code == 0
+    (tmp_path / "out" / "team_demo_runs.parquet").unlink()
+    assert export("team/demo", "--include-history", "--group", "g").code == 0
+    assert (demo().runs.height, demo().history.height) == (1, 10)
+    assert export("team/demo", "--include-history").code == 0
+    assert (demo().runs.height, demo().history.height) == (2, 10)
+
+
 def test_a_run_whose_config_is_odd_does_not_keep_others_from_being_removed(empty_server, export, demo):
     add_runs(empty_server, one="g", gone="g")
     empty_server.add_run("team", "demo", "odd", config="no JSON")

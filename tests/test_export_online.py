@@ -1075,6 +1075,24 @@ def test_an_interrupted_export_goes_on_where_it_was(server, export, start, proje
     assert not list((tmp_path / "out" / ".wandb_tools").rglob("*.parquet"))
 
 
+def test_what_an_interrupted_export_had_for_a_second_is_kept(server, export, start, tmp_path):
+    """Each of four threads fetches two runs by one question: the first takes a second, and the other never comes."""
+    ids = [f"r{number}" for number in range(8)]
+    add_logged_runs(server, "demo", ids)
+    for run_id in ids[::2]:
+        server.fault("slow", match={"kind": "download", "run": run_id}, seconds=1.1)
+    hangs = [server.fault("hang", match={"kind": "download", "run": run_id}) for run_id in ids[1::2]]
+    process = start("--include-history", "--workers", 1)
+    for hang in hangs:
+        server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
+    wait_until(lambda: finished_runs(tmp_path / "out") == {*ids[::2]})
+    process.send_signal(signal.SIGINT)
+    assert ended(process).code == 130
+    server.reset()
+    assert export("-e", "team", "--include-history", *QUICK).code == 0
+    assert asked_for(server) == {*ids[1::2]}
+
+
 @pytest.mark.parametrize("match", [{"operation": "Viewer"}, {"operation": "Runs"}])
 def test_terminated_while_the_server_hangs(server, start, tmp_path, match):
     server.add_runs("team", "demo", 3, keys=8)
@@ -1135,6 +1153,20 @@ def test_filters_are_the_servers(server, export, project):
     assert told["where"] == {"config.model.k": {"$gt": 8}}
     assert told["since"] == "2026-01-10T12:00:00Z"
     assert facts_of(project("demo").runs_file)["metric_loss"]["goal"] == "maximize"  # the sweep's
+
+
+def test_the_goal_of_a_sweep_is_that_of_its_metrics_summaries(server, export, project):
+    """Where define_metric keeps only these, no other column has the goal; the sweep's counts before that of `max`."""
+    server.add_sweep("team", "demo", "s1", config="metric: {name: loss, goal: minimize}\n")
+    defined = {"1": "loss", "7": [2, 4]}  # max and last, by their numbers in the SDK's records
+    config = {"_wandb": {"m": [defined]}}
+    server.add_run("team", "demo", "r", sweep="s1", config=config, summary={"loss": {"max": 3, "last": 1}})
+    assert export("-e", "team", *QUICK).code == 0
+    facts = facts_of(project("demo").runs_file)
+    assert {name: facts[name]["goal"] for name in ("metric_loss_max", "metric_loss_last")} == {
+        "metric_loss_max": "minimize",
+        "metric_loss_last": "minimize",
+    }
 
 
 @pytest.mark.parametrize("flags", [("--state", "killed"), ("--active-since", "2100-01-01")])

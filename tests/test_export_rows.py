@@ -282,6 +282,19 @@ def repr_of(frame: pl.DataFrame) -> list[str]:
     return [repr(row) for row in frame.rows()]
 
 
+@pytest.mark.parametrize("others", [(), ("full",)])
+def test_a_table_without_rows_has_its_columns(server, export, out, others):
+    add_table(server, "none", "cells", ["epoch", "err"], [])
+    for run_id in others:
+        add_table(server, run_id, "cells", ["epoch", "more"], [[1, "x"]])
+    for _ in range(2):  # the second time from the earlier file
+        assert export("--tables").code == 0
+        table = table_of(out, "table_cells")
+        assert table.height == len(others)
+        assert {*table.columns[4:]} == {"epoch", "err", *(["more"] * len(others))}
+        assert table.schema["err"] == pl.String
+
+
 def test_tables_value_for_value(server, export, out):
     image = {"_type": "image-file", "path": "media/images/1.png"}
     columns = ["text", "n", "score", "image", "ok", "nothing", "z", "a"]

@@ -176,6 +176,7 @@ PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are s
 LINES_HELD = 50_000  # the same for lines of output
 PIECES_HELD = 1_000  # of one line of output, such as a progress bar
 BATCH_ROWS = 20_000  # of histories that are fetched by one question and share a part file
+UNWRITTEN_S = 1  # rows that are in no part file for longer are written: an interruption loses no more
 BATCH_CELLS = 1_000_000  # rows x columns of several runs in memory: 8 MB a thread
 SHARED_CELLS = BATCH_CELLS // RUNS_A_QUESTION  # of a run, if its rows share a part file with those of others
 TASK_LOGS = 100  # logs per task of a process
@@ -1233,14 +1234,16 @@ def write_parts(histories: Mapping[str, History], folder: Path) -> None:
         unique = rows.unique(["run_id", "order"], keep="last").sort("run_id", "order")
         rows = unique.collect(engine="streaming").lazy()
     numbers = [pl.len().alias("rows"), order.min().alias("first"), order.max().alias("last")]
-    facts = rows.group_by("run_id").agg(numbers).fill_null(0).collect(engine="streaming").rows()
+    facts = {run_id: [0, 0, 0] for run_id, own in dtypes.items() if {*own.values()} == {"Null"}}  # a table without rows
+    counts = rows.group_by("run_id").agg(numbers).fill_null(0).collect(engine="streaming")
+    facts |= {run_id: of_run for run_id, *of_run in counts.iter_rows()}
     file = folder / f"{uuid.uuid4().hex}.parquet"
-    noted = {run_id: [[*dtypes[run_id].items()], *of_run] for run_id, *of_run in facts}
+    noted = {run_id: [[*dtypes[run_id].items()], *of_run] for run_id, of_run in facts.items()}
     keys = {run_id: [one.key, [*one.skipped]] for run_id, one in histories.items() if one.key and not one.is_short}
     write_intermediate(rows, file, {PART_KEY: json.dumps([noted, keys])})  # for `stored_parts`
     for one in histories.values():
         one.frame = None
-    for run_id, *of_run in facts:
+    for run_id, of_run in facts.items():
         histories[run_id].parts = [Part(file, stored, len(facts), dtypes[run_id], *of_run)]
 
 
@@ -2541,10 +2544,15 @@ def fetch_batch(source: RowSource, batch: Sequence[Wanted]) -> None:
     answers: dict[str, Any] = {}
     with suppress(RequestError):  # one run may cause the error: then there is a question for each
         answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
-    found = {run.id: history for run in batch if (history := fetch_run(source, run, answers.get(run.id)))}
-    if shared := {run_id: history for run_id, history in found.items() if history.frame is not None}:
-        with source.server.conversions:
-            write_parts(shared, source.folder)
+    found, written_at = dict[str, History](), time.monotonic()
+    for run in batch:
+        if history := fetch_run(source, run, answers.get(run.id)):
+            found[run.id] = history
+        if run is batch[-1] or time.monotonic() > written_at + UNWRITTEN_S:
+            if shared := {run_id: each for run_id, each in found.items() if each.frame is not None}:
+                with source.server.conversions:
+                    write_parts(shared, source.folder)
+            written_at = time.monotonic()
     source.table.fetched |= found
     source.server.meter.add(histories=len(batch), rows=sum(history.rows for history in found.values()))
 
@@ -3196,7 +3204,7 @@ def metric_facts(
         for key in ("goal", "summary", "step_metric"):
             values = {each.get(key) for each in stated} - {None}
             fact[key] = values.pop() if len(values) == 1 else None  # runs may differ
-        fact["goal"] = goals.get(".".join(path), fact["goal"])
+        fact["goal"] = goals.get(".".join(path)) or goals.get(".".join(of), fact["goal"])
         if any(fact.values()):
             facts[name] = fact
     return facts
@@ -3210,8 +3218,8 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
     tables = project.tables.values()
     for table in tables:
         before = table.earlier.rows.keys() if table.earlier else set()
-        table.staying = (before & set(ids) if prune or table.is_asked else before) - table.fetched.keys()
-        stays = [table.earlier] if table.earlier and table.staying else []
+        table.staying = (before & set(ids) if prune else before) - table.fetched.keys()
+        stays = [table.earlier] if table.earlier and (table.staying or table.key is not None) else []
         table.skipped = {".".join(path) for history in table.fetched.values() for path in history.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
         fetched = [part.dtypes for _, history in sorted(table.fetched.items()) for part in history.parts]
