@@ -638,6 +638,13 @@ def test_no_two_projects_look_alike(monkeypatch):
     assert "…" in text.splitlines()[-1]
 
 
+def test_long_names_that_differ_near_their_start_take_one_line_each(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"vision-{place}-image-classification-experiments" for place in ("asia", "europe")]
+    _, _, *lines = list_entities.for_people([row(name) for name in names], None).splitlines()
+    assert [line.split("-")[1] for line in lines] == ["asia", "europe"]
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

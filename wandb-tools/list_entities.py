@@ -368,16 +368,16 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
         if out.width - sum(widths.values()) < min(longest, NAME_WIDTH):
             del columns[heading], widths[heading]
     room = max(out.width - sum(widths.values()), 1)
-    short = []
-    for name in names:  # the middle is left out: most names of one kind differ in their ends
-        head, tail = cells.set_cell_size(name, room // 3), cells.set_cell_size(name[::-1], room - 1 - room // 3)
-        short.append(f"{head}…{tail[::-1]}" if cells.cell_len(name) > room else name)
-    names = [name if short.count(cut) > 1 else cut for name, cut in zip(names, short, strict=True)]  # each is unique
-    headings = [table.Column("project", overflow="fold")]
-    headings += [table.Column(heading, justify="right", no_wrap=True) for heading in columns]
-    grid = table.Table(*headings, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    cut, long = cells.set_cell_size, [name for name in names if cells.cell_len(name) > room]
+    short = {name: name for name in names}
+    for start in (2 * room // 3, room // 3):  # without their middle: most names of one kind differ in their ends
+        cuts = {name: f"{cut(name, start)}…{cut(name[::-1], room - 1 - start)[::-1]}" for name in long}
+        short |= {name: part for name, part in cuts.items() if [*cuts.values()].count(part) == 1}
+    headings = [table.Column(heading, justify="right", no_wrap=True) for heading in columns]
+    first = table.Column("project", overflow="fold")
+    grid = table.Table(first, *headings, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for row, name, *cells_ in zip(shown, names, *columns.values(), strict=True):
-        grid.add_row(text.Text(name, style=style.Style(link=row["url"])), *cells_)
+        grid.add_row(text.Text(short[name], style=style.Style(link=row["url"])), *cells_)
     with out.capture() as captured:
         out.print(grid)
         if left_out := len(projects) - len(shown):
@@ -431,7 +431,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     flag = parser.add_argument_group("what is shown").add_argument
     flag("--sort", choices=("active", "created", "name", "runs"), default="active", help="default: %(default)s")
     flag("--max-rows", type=not_negative, metavar="N", help="show at most N projects (0: all)")
-    flag("--json", action="store_true", help="print all projects as one JSON object")
+    flag("--json", action="store_true", help="print the projects as one JSON object")
     flag("--quiet", action="store_true", help="print only errors on stderr")
     flag("--debug", action="store_true", help="show the traceback of an error")
     flag = parser.add_argument_group("server (defaults in brackets)").add_argument
