@@ -482,6 +482,17 @@ def test_the_same_id_in_another_project_or_entity_is_another_run():
     assert len(aggregated("x")) == 3
 
 
+def test_where_a_row_comes_from_is_told_by_its_own_file(monkeypatch):
+    """Results of two machines name their exports alike."""
+    for machine, kind, rows, days in (("a", "offline", 9, 1), ("b", "server", 5, 2)):
+        Path(machine).mkdir()
+        monkeypatch.chdir(machine)
+        export("wandb_export", [Run("r", history_rows=rows)], kind=kind, days=days)
+        run()
+        monkeypatch.chdir("..")
+    assert aggregated("a/analysis", "b/analysis")["history_rows"].to_list() == [9]
+
+
 def test_an_aggregate_is_an_input_like_any_other():
     export("off", [Run("a", history_rows=9), Run("b")], kind="offline", days=1)
     export("srv", [Run("c")], days=1)
@@ -1091,6 +1102,15 @@ def test_a_name_of_our_own_making_is_refused():
     assert "its column * has a name that is reserved" in run("x", code=3)[1]
     foreign({"__index_level_0__": [1, 2]})  # pandas'
     assert len(aggregated("x")) == 3
+
+
+def test_two_partitions_of_one_name_lose_no_rows_silently():
+    """polars writes null to the folder that Hive uses for it."""
+    runs = [Run("a"), Run("b", group="__HIVE_DEFAULT_PARTITION__")]
+    write_runs(Path("x"), runs)
+    _, err = run("x", "--partition-by", "group", "-o", "parts", code=1)
+    assert "rows are missing" in err or "was not written" in err
+    assert not Path("parts").exists()
 
 
 def test_partitions_are_written_by_project():

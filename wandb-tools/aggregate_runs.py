@@ -486,7 +486,7 @@ def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> di
     asked: dict[str, dict[str, pl.DataType]] = {}
     for prefix, parts in columns:
         dtypes = {file: plain(part.dtype, prefix) for file, part in parts.items()}
-        if common_dtype(dtypes.values(), prefix) == pl.String and {*dtypes.values()} - {pl.String(), pl.Null()}:
+        if len({*dtypes.values()} - {pl.Null()}) > 1:
             for file, part in parts.items():
                 asked.setdefault(file, {})[part.name] = dtypes[file]
     found: dict[tuple[str, str], pl.DataType] = {}
@@ -559,11 +559,11 @@ def deciding_rows(files: Files, columns: Columns, also: Iterable[str]) -> pl.Dat
     needed = [column for column in columns if column.name in wanted]
     frames = []
     for number, file in enumerate(files):  # one plan of many files would take far longer
-        place = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
-        frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(file.file, needed)).collect())
-    # Files whose runs were read from logs on disk, those that went into an aggregate included.
-    offline = {source["file"] for file in files for source in file.sources if source.get("kind") == "offline"}
-    return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE))
+        offline = [source["file"] for source in file.sources if source.get("kind") == "offline"]  # read from logs
+        marks = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col("source_file").is_in(offline).alias(OFFLINE)]
+        rows = scan_file(file.file).with_row_index(ROW).select(ROW, *values_in(file.file, needed))
+        frames.append(rows.with_columns(marks).collect())
+    return pl.concat(frames)
 
 
 def values_in(file: str, columns: Columns) -> Iterator[pl.Expr]:
@@ -630,7 +630,7 @@ def where(runs: pl.DataFrame, flag: str, condition: str, derived: Iterable[str],
     return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in replaced)
 
 
-def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: Columns) -> str:
+def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: Columns, derived: Iterable[str]) -> str:
     """An SQL predicate over the result's columns, by their own names; ScriptError where it is none."""
     paths = sorted((c for c in columns if prefix_of(c.name)), key=lambda c: c.name, reverse=True)  # config_ wins
     names = {c.name.removeprefix(prefix_of(c.name)): c.name for c in paths} | {".".join(c.path): c.name for c in paths}
@@ -638,7 +638,7 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
     # Comments and other kinds of quotes could hide a query.
     if re.search(r"(?i)\bselect\b|\(\s*(from|with|values|table)\b|\b(read|scan)_\w+\s*\(|--|/\*|[$`]", unquoted):
-        raise ScriptError(f"{flag} is not a condition: it holds a query, a comment, $ or `; leave it out", WRONG_USAGE)
+        raise ScriptError(f'{flag}: no query, comment, $ or ` is allowed; quote names: "select"', WRONG_USAGE)
     if len(re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)) > MOST_OPERATORS:
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
     hint = """write 'text', a time as '2026-01-31', W&B names ("optim.lr") and SQL words in double quotes"""
@@ -654,7 +654,8 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
         if unknown := [name for name in pl.sql_expr(predicate).meta.root_names() if name not in dtypes]:
             near = did_you_mean(unknown[0], [*dtypes, *names])
             raise ScriptError(f"{flag}: there is no column {unknown[0]}{near}; {hint}", WRONG_USAGE)
-        pl.DataFrame(schema=dict(dtypes)).sql(f"SELECT * FROM self WHERE {predicate}")  # noqa: S608 - one condition
+        schema = {**dtypes, **{name: pl.Null() for name in derived if CONFIG + name in dtypes}}  # see where()
+        pl.DataFrame(schema=schema).sql(f"SELECT * FROM self WHERE {predicate}")  # noqa: S608 - one condition
     except pl.exceptions.PolarsError as error:
         raise ScriptError(f"{flag} is not an SQL condition: {reason_of(error)}; {hint}", WRONG_USAGE) from error
     return predicate
@@ -1017,7 +1018,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
         sync_on_close="all",
         sinked_paths_callback=lambda sinked: written.extend(str(each.path) for each in sinked.paths),
     )
-    return sorted(written) or [place]
+    return sorted({*written}) or [place]
 
 
 @contextmanager
@@ -1085,8 +1086,7 @@ def report_lines(report: Report) -> Iterator[str]:
         yield f"{counted(summary['runs_found'], 'run')}, after duplicates of a run were dropped"
     if kinds := Counter(row["kind"] for row in report["skipped"] if not row["failure"]):
         found = ", ".join(counted(number, f"{kind} file") for kind, number in sorted(kinds.items()))
-        hint = "--history reads histories, " if kinds["history"] else ""
-        yield f"not merged: {found} ({hint}--json lists all)"
+        yield f"not merged: {found} ({'--history reads histories, ' if kinds['history'] else ''}--json lists all)"
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:
@@ -1311,7 +1311,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
         if name not in order or name == "tags":  # lists name no folder
             raise ScriptError(f"--partition-by {name}: no such column{did_you_mean(name, order)}", WRONG_USAGE)
     dtypes = {**stored, **derived, **plan.dtypes}
-    condition = None if options.where is None else where_condition(options.where, dtypes, columns)
+    condition = None if options.where is None else where_condition(options.where, dtypes, columns, derived)
     asked = [] if condition is None else pl.sql_expr(condition).meta.root_names()
     also = {*(rule.source for rule in rules), *asked, *(CONFIG + name for name in asked), *plan.dtypes}
     rows = deciding_rows(files, columns, also)
