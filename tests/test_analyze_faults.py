@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import struct
 import subprocess
 import sys
 from datetime import date, datetime, timedelta
@@ -636,6 +637,43 @@ def test_a_damaged_file_of_a_folder_costs_only_itself(tmp_path):
     assert "passed over" not in answer.err  # a history is no foreign file
 
 
+def overwrite_rows(file: Path) -> None:
+    """Damage the pages of a parquet file; its footer stays as it is."""
+    content, (size,) = file.read_bytes(), struct.unpack("<i", file.read_bytes()[-8:-4])
+    pages = len(content) - size - 8
+    file.write_bytes(b"PAR1" + b"\xff" * (pages - 4) + content[pages:])
+
+
+@pytest.mark.parametrize(
+    ("question", "view"),
+    [(["--top", 1], "runs"), (["--schema"], "runs"), (["--where", "loss > 0", "--top", 1], "runs"),
+     (["--sql", "SELECT loss FROM runs"], "runs"), (["--sql", "SELECT count(loss) FROM history"], "history"),
+     (["--curves", "loss"], "history"), (["--health"], "history"), (["--top", 1, "--report", "r.html"], "history")],
+)  # fmt: skip
+def test_damaged_rows_cost_only_their_file(tmp_path, question, view):
+    for project in ("sound", "torn"):
+        write_runs(tmp_path / "in", [Run(project, summary={"loss": 1.0})], project=project)
+        write_history(tmp_path / "in", steps(project, [2.0, 1.0]), f"team_{project}_history", project)
+    torn = tmp_path / f"in/team_torn_{view}.parquet"
+    overwrite_rows(torn)
+    answer = ask("in", *question, "--json", cwd=tmp_path)
+    lines = answer.err.splitlines()
+    assert answer.code == 3
+    assert sum(line.startswith(f"left out: in/{torn.name} cannot be read: ") for line in lines) == 1
+    assert len({*lines}) == len(lines)  # though it was tried twice
+    torn.unlink()
+    assert answer.out == ask("in", *question, "--json", cwd=tmp_path).out
+
+
+def test_damaged_rows_of_a_file_that_was_named_are_an_error_that_names_it(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"loss": 1.0})])
+    overwrite_rows(file)
+    for question in ("--schema", "--health"):
+        answer = ask(file, question, "--quiet")
+        assert (answer.code, answer.out) == (1, "")
+        assert re.fullmatch(rf"error: {re.escape(str(file))} cannot be read: [^\n]+; make it again\n", answer.err)
+
+
 def test_a_damaged_history_beside_the_sources_of_an_aggregate_is_named(tmp_path):
     runs = write_runs(tmp_path / "export", [Run("a", summary={"loss": 1.0})])
     (tmp_path / "export/team_demo_history.parquet").write_bytes(b"PAR1")
@@ -1194,8 +1232,8 @@ def test_what_is_no_select_or_reads_elsewhere_is_refused(asked, tmp_path, query,
     [
         (("--where", "CAST(config_k AS INT) > 0"), 2, "Could not convert string 'auto' to INT32"),
         (("--sql", "SELECT CAST(config_k AS INT) FROM runs"), 2, "--sql: Conversion Error: Could not convert"),
-        (("--where", "config_torn <> ''"), 1, "error: the input is damaged: "),
-        (("--sql", "SELECT config_torn FROM runs"), 1, "error: the input is damaged: "),
+        (("--where", "config_torn <> ''"), 1, "demo_runs.parquet cannot be read: "),
+        (("--sql", "SELECT config_torn FROM runs"), 1, "demo_runs.parquet cannot be read: "),
         (("--sql", "SELECT id FROM runs UNION ALL SELECT list(repeat(a.id, 999))::VARCHAR FROM runs AS a, runs"), 1,
          "--sql: Out of Memory Error: "),
     ],

@@ -220,7 +220,8 @@ LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textles
 LATEX |= {"|": r"\textbar{}", "…": r"\ldots{}", "°": r"\textdegree{}", '"': r"\textquotedbl{}"}
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
-is_quiet = False  # --quiet: see say()
+is_quiet, said = False, set[str]()  # --quiet, and the messages so far: see say()
+reads_all_rows = False  # whether open_file() looks for damage in the rows, too
 damaged_files: dict[Path, str] = {}  # damaged files, and what was said of them
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
@@ -263,6 +264,10 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class DamagedRowsError(ScriptError):
+    """Rows of some file cannot be read, although its footer can."""
 
 
 @dataclass(frozen=True)
@@ -441,6 +446,7 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
     return replace(join_inputs(runs), others=tuple(other.files[0] for other in others))
 
 
+@cache  # several questions use the same files
 def open_file(file: Path) -> Runs:
     """What one parquet file holds, by its footer. Dtypes that we do not write are cast to similar ones that we do."""
     try:
@@ -463,6 +469,8 @@ def open_file(file: Path) -> Runs:
             view = f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
         frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema(), view).items())
         dtypes = frame.collect_schema()
+        if reads_all_rows and view:
+            pl.scan_parquet(file, glob=False).sink_batches(lambda _: None)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
@@ -556,7 +564,7 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
         return frame.collect(engine=engine)
     except (pl.exceptions.ComputeError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
+        raise DamagedRowsError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
 
 
 # --- columns and metrics --------------------------------------------------------------------------------------
@@ -630,13 +638,12 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
 
 
 def say(*messages: str, even_if_quiet: bool = False) -> None:
-    """Print messages on stderr, a line each, unless --quiet."""
+    """Print messages on stderr, a line each and each once, unless --quiet."""
     for message in messages if even_if_quiet or not is_quiet else ():
-        with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
-            print(printable(message), file=sys.stderr)
-
-
-say_once = cache(say)  # for what several questions would repeat
+        if message not in said:
+            said.add(message)
+            with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
+                print(printable(message), file=sys.stderr)
 
 
 def path_text(key: Sequence[str | None]) -> str:
@@ -934,7 +941,7 @@ def groups(study: Study, metric: Metric) -> Result:
     asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
     shown = [column for column in asked if column in {*by, *held}]
     if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
-        say_once(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
+        say(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
     if shown and {*by}.isdisjoint(shown):  # rows need a name
         shown = [*apart, *shown]
     kept = len(shown)
@@ -1068,10 +1075,10 @@ def say_rival(name: str, runs: Runs) -> None:
     """Print a note if `name` is a column and also the W&B name of a setting, or if two columns have this W&B name."""
     known, rival = known_column(name, runs), known_column(name, replace(runs, empty=frozenset([name])))
     if known == name and rival not in {None, name}:
-        say_once(f"{name} means the column with this name; write {rival} for the setting")
+        say(f"{name} means the column with this name; write {rival} for the setting")
     same = [c for c in runs.paths if c in runs.dtypes and runs.label(c) == name and kind(c) == kind(known or "")]
     if known != name and len(same) > 1:  # such as "a.b" in some runs, and b inside of a in others
-        say_once(f"{name} means {known}; the same name in W&B has {some_of([c for c in same if c != known])}")
+        say(f"{name} means {known}; the same name in W&B has {some_of([c for c in same if c != known])}")
 
 
 def seeds_of(runs: Runs) -> list[str]:
@@ -1516,7 +1523,7 @@ def introduction(study: Study) -> list[Result]:
     try:
         results += curves(study, names) if names else []
     except ScriptError as error:
-        if options.curves:
+        if options.curves or isinstance(error, DamagedRowsError):
             raise
         say(f"no curves in the report: {error}")
     results += [*machine_use(study), *health(study), *varied(study)]
@@ -1618,7 +1625,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             if re.match("(IO|Out of Memory) Error: ", reason):
                 raise ScriptError(f"{flag}: {reason}", NOTHING_USABLE) from error
             if type(error) is duckdb.Error or re.search("^Invalid Error: |Failed to read file|in Parquet file", reason):
-                raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
+                raise DamagedRowsError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
             hint = '; write text in single quotes, W&B names and SQL words ("group") in double quotes'
             hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
             if re.match("Binder Error: (Referenced|.* does not have a) column", reason):
@@ -1709,16 +1716,16 @@ def files_beside(runs: Runs) -> list[Runs]:
     folders = {file.parent for file in runs.files} | {*map(Path, there)}
     if gone := sorted(sources - there):  # a Path loses a slash of s3://
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
-        say_once(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
+        say(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
     beside = [file for folder in folders for file in folder.glob("[!.]*.parquet")]
     found, projects = [], {tuple(map(str, row)) for row in rows.select("entity", "project").iter_rows()}
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         try:
             part = open_file(file)
         except ScriptError as error:
-            if re.search("_(history|console|system|table_.+)$", file.stem) and file.resolve() not in damaged_files:
-                damaged_files[file.resolve()] = f"left out: {error}"
-                say(damaged_files[file.resolve()], even_if_quiet=True)
+            if re.search("_(history|console|system|table_.+)$", file.stem):
+                damaged_files.setdefault(file.resolve(), f"left out: {error}")
+                say(f"left out: {error}", even_if_quiet=True)
         else:
             is_foreign = "project" in part.source and part.project not in projects
             if part.view not in {"runs", ""} and not is_foreign and not file.stem.endswith("_history_sampled"):
@@ -1744,7 +1751,7 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
             ids = export.get("export_id"), part.source["export_id"]
             if (place, whose) == (folder.resolve(), part.project) and None not in ids and ids[0] != ids[1]:
                 which = f"runs and {part.view} of {path_text(part.project)} in {folder}"
-                say_once(f"{which} come from different exports{how}")
+                say(f"{which} come from different exports{how}")
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
@@ -2928,12 +2935,26 @@ def import_libraries() -> None:
 
 
 def analyze(options: Options) -> int:
-    """Answer what was asked."""
-    global is_quiet
-    is_quiet = options.quiet
-    say_once.cache_clear()
+    """Answer what was asked; if rows of a file are damaged, once more without the files that cannot be read whole."""
+    global is_quiet, reads_all_rows
+    is_quiet, reads_all_rows = options.quiet, False
+    said.clear()
     damaged_files.clear()
+    open_file.cache_clear()
     import_libraries()
+    try:
+        results = answer(options)
+    except DamagedRowsError:
+        reads_all_rows = True
+        open_file.cache_clear()
+        results = answer(options)
+    for file, of_file in results:
+        deliver(of_file, file, options)
+    return PARTIAL if damaged_files else OK
+
+
+def answer(options: Options) -> list[tuple[Path | None, list[Result]]]:
+    """All results, by the file that they go to or None for stdout."""
     everything = open_inputs(options.inputs)
     output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
@@ -2954,13 +2975,14 @@ def analyze(options: Options) -> int:
         runs = best_settings(study)
     runs, by, apart = grouping(options.group_by, runs)
     study = study._replace(runs=runs, by=by, apart=apart)
+    found: list[tuple[Path | None, list[Result]]] = []
     if options.output or not options.report:
-        deliver(answers(asked, study) or introduction(study), options.output, options)
+        found.append((options.output, answers(asked, study) or introduction(study)))
     if options.report:
         results = introduction(study)
         missing = [name for name in asked if name not in {result.key for result in results}]
-        deliver([*results, *answers(missing, study)], options.report, options)
-    return PARTIAL if damaged_files else OK
+        found.append((options.report, [*results, *answers(missing, study)]))
+    return found
 
 
 def answers(questions: Iterable[str], study: Study) -> list[Result]:
