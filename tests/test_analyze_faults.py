@@ -1831,6 +1831,18 @@ def test_rows_of_groups_hold_every_setting_that_varies(tmp_path):
     assert re.search(r"^model.width +model.name ", out, re.MULTILINE)
 
 
+def test_two_names_of_one_column_give_it_once(tmp_path):
+    file = write_runs(tmp_path, [Run(each, config={"lr": n}, summary={"loss": 1.0}) for n, each in enumerate("ab")])
+    write_history(tmp_path, steps("a", [1.0]))
+    assert [row["column"] for row in document(file, "--schema", "--columns", "lr,config_lr")["schema"]] == ["config_lr"]
+    found = document(file, "-g", "lr", "-m", "loss", "-m", "metric_loss", "--curves", "loss,metric_loss")
+    assert len(found["curves"]) == 1
+    assert len(document(file, "-g", "lr", "-m", "loss", "-m", "metric_loss")["groups"]) == 2
+    for question in (["--top", 1, "--columns", "lr,config_lr"], ["-g", "lr", "--columns", "lr,mean,config_lr,mean"]):
+        heads = next(line.split() for line in answered(file, *question).out.splitlines() if line.split()[0] == "lr")
+        assert len({*heads}) == len(heads)
+
+
 @pytest.mark.parametrize(
     ("condition", "named"), [("k = 8", True), ("\"k\"=8 AND id = 'k'", True), ("model.k = 8", False)]
 )

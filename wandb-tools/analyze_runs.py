@@ -668,7 +668,7 @@ def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that a user names, else a default: a test metric of most runs, else of validation, else a reward."""
     if options.metrics:
-        return [find_metric(name, runs, options) for name in options.metrics]
+        return [*dict.fromkeys(find_metric(name, runs, options) for name in options.metrics)]
     prefix = "metric_" if options.value == "summary" else f"history_{options.value}_"
     columns = metric_columns(runs, prefix) or metric_columns(runs)  # find_metric tells what the histories lack
     names = {column: re.sub(f"^{prefix}", "metric_", column) for column in columns}
@@ -880,7 +880,7 @@ def top(study: Study) -> list[Result]:
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     is_alone = options.top and not options.group_by
-    asked = [find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS]
+    asked = [*dict.fromkeys(find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS)]
     others = runs.of_kind("derived", "config")
     more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
@@ -938,7 +938,7 @@ def groups(study: Study, metric: Metric) -> Result:
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
     held = [name for name in STATISTICS if name in table.columns]
-    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
+    asked = [*dict.fromkeys(name if name in STATISTICS else find_column(name, runs) for name in options.columns)]
     shown = [column for column in asked if column in {*by, *held}]
     if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
         say(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
@@ -1347,7 +1347,7 @@ def schema(study: Study) -> list[Result]:
     runs, options, rows = study.any_state, study.options, list[dict[str, Any]]()
     dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
     dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
-    listed = [find_column(name, runs) for name in options.columns]
+    listed = [*dict.fromkeys(find_column(name, runs) for name in options.columns)]
     listed = listed or [column for column in runs.dtypes if column[:1] != "_" and column not in runs.empty]
     height = max(1, collected(runs.frame.select(pl.len())).item())
     at_once = max(1, CELLS_READ // height)  # columns: memory stays bounded whatever the width
@@ -1814,7 +1814,7 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
         what = "only a sampled history, which is not used" if sampled else "no history file"
         raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes all rows", NOTHING_USABLE)
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
-    keys, results = keys.with_row_index(RUN_NUMBER), []
+    keys, results = keys.with_row_index(RUN_NUMBER), dict[str, Result]()  # by label: two names may mean one metric
     for name in names:
         known = metric_called(name, study.runs)
         wanted = study.runs.label(known) if known else name
@@ -1838,8 +1838,8 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
             points = points.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
-        results.append(lines_of(points, value, axis, known or logging[0][1], goal, study))
-    return results
+        results[label] = lines_of(points, value, axis, known or logging[0][1], goal, study)
+    return [*results.values()]
 
 
 def metric_called(name: str, history: Runs) -> str | None:
