@@ -637,6 +637,12 @@ def test_a_damaged_file_of_a_folder_costs_only_itself(tmp_path):
     assert "passed over" not in answer.err  # a history is no foreign file
 
 
+def test_a_folder_called_like_a_file_is_no_damaged_file(tmp_path):
+    file = write_runs(tmp_path / "x_history.parquet", [Run("a", summary={"loss": 1.0})])
+    assert len(document(tmp_path, "--top", 1)["top"]) == 1
+    answered(file.rename(tmp_path / "runs.parquet"), "--health")
+
+
 def overwrite_rows(file: Path) -> None:
     """Damage the pages of a parquet file; its footer stays as it is."""
     content, (size,) = file.read_bytes(), struct.unpack("<i", file.read_bytes()[-8:-4])

@@ -406,7 +406,8 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         if not place.exists():
             raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
         for file in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
-            if not any(part[0] == "." for part in file.relative_to(place).parts):  # unfinished, or not for readers
+            is_hidden = any(part[0] == "." for part in file.relative_to(place).parts)  # unfinished, or not for readers
+            if not is_hidden and not file.is_dir():
                 files.setdefault(file.resolve(), file)
     parts = []
     for real, file in files.items():
@@ -1717,7 +1718,7 @@ def files_beside(runs: Runs) -> list[Runs]:
     if gone := sorted(sources - there):  # a Path loses a slash of s3://
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
         say(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
-    beside = [file for folder in folders for file in folder.glob("[!.]*.parquet")]
+    beside = [file for folder in folders for file in folder.glob("[!.]*.parquet") if not file.is_dir()]
     found, projects = [], {tuple(map(str, row)) for row in rows.select("entity", "project").iter_rows()}
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         try:
