@@ -612,6 +612,13 @@ def test_diff_counts_and_puts_the_config_first(tmp_path):
     assert out.index("lr") < out.index("loss")
 
 
+def test_a_folder_called_like_a_run_of_a_diff_is_no_input_beside_another(tmp_path):
+    write_runs(tmp_path / "in", [Run("a", "baseline", {"lr": 1}), Run("b", "big", {"lr": 2})])
+    (tmp_path / "baseline").mkdir()
+    assert ask("in", "--diff", "baseline", "big", cwd=tmp_path).code == 0
+    assert ask("--diff", "a", "b", "in", cwd=tmp_path).code == 0
+
+
 def test_a_diff_shows_of_long_values_what_differs(tmp_path):
     """They were shortened to the same `experiment-…xed_tokens_10b`."""
     tries = "attention-gates", "untied-embeddings"

@@ -2830,8 +2830,9 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f'there is no {flag} here; write --where "{condition}"', WRONG_USAGE)
     args = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
-    args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
-    args.diff = [name for name in args.diff if Path(name) not in args.inputs]
+    inputs = [] if args.inputs else [name for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
+    args.inputs += map(Path, inputs)
+    args.diff = [name for name in args.diff if name not in inputs]
     if args.sql is not None and (args.name_patterns or args.where or args.states):
         raise ScriptError("--sql uses all runs: write the condition into its WHERE", WRONG_USAGE)
     for state in args.states:
