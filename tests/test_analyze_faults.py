@@ -1866,6 +1866,16 @@ def test_a_condition_says_which_of_two_columns_it_means(tmp_path, condition, nam
     assert ("k means the column with this name; write config_k for the setting" in said) == named
 
 
+def test_a_condition_says_how_to_name_columns_called_as_words_of_sql_or_of_ours(tmp_path):
+    file = write_runs(tmp_path, [Run("a", config={"select": 1, "from": 1}, summary={"id": 1.0})])
+    for condition, word in (("select = 1", "select"), ("id = 'a' AND ( from = 1)", "from")):
+        quoted = f'the column {word} goes in double quotes, "{word}"'
+        assert quoted in ask(file, "--where", condition, "--schema").err
+        assert answered(file, "--where", condition.replace(word, f'"{word}"'), "--schema")
+    assert "use --sql for queries" in ask(file, "--where", "(FROM runs)", "--schema").err
+    assert "write metric_id for the metric\n" in answered(file, "--where", "id = 'a'", "--schema").err
+
+
 def test_an_unknown_view_is_answered_with_those_that_are_there(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     write_history(tmp_path, steps("a", [1.0]))

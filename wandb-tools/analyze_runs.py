@@ -1073,10 +1073,11 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
 
 
 def say_rival(name: str, runs: Runs) -> None:
-    """Print a note if `name` is a column and also the W&B name of a setting, or if two columns have this W&B name."""
+    """Print a note if `name` is a column and also another's W&B name, or if two columns have this W&B name."""
     known, rival = known_column(name, runs), known_column(name, replace(runs, empty=frozenset([name])))
-    if known == name and rival not in {None, name}:
-        say(f"{name} means the column with this name; write {rival} for the setting")
+    if known == name and rival and rival != name:
+        what = "metric" if kind(rival) == "metric" else "setting"
+        say(f"{name} means the column with this name; write {rival} for the {what}")
     same = [c for c in runs.paths if c in runs.dtypes and runs.label(c) == name and kind(c) == kind(known or "")]
     if known != name and len(same) > 1:  # such as "a.b" in some runs, and b inside of a in others
         say(f"{name} means {known}; the same name in W&B has {some_of([c for c in same if c != known])}")
@@ -1569,8 +1570,11 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
     import duckdb
 
     flag, quoted = f"--where {predicate}", r"""'(?:[^']|'')*'|"[^"]*\""""
-    if re.search(r"\bselect\b|(^|\()\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
-        raise ScriptError(f"{flag}: it takes a condition, not a query; use --sql for queries", WRONG_USAGE)
+    if query := re.search(r"\bselect\b|(?:^|(?<=\())\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
+        word, hint = query[0].strip(), "use --sql for queries"
+        if known_column(word, runs):
+            hint = f'the column {word} goes in double quotes, "{word}"'
+        raise ScriptError(f"{flag}: it takes a condition, not a query; {hint}", WRONG_USAGE)
 
     def named(found: re.Match[str]) -> str:
         """W&B's names with dots, such as `model.k`, need no quotes here; `model_k` is understood, too."""
