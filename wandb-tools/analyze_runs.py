@@ -406,8 +406,7 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         if not place.exists():
             raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
         for file in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
-            is_hidden = any(part[0] == "." for part in file.relative_to(place).parts)  # unfinished, or not for readers
-            if not is_hidden and not file.is_dir():
+            if not (file.is_dir() or any(part[0] == "." for part in file.relative_to(place).parts)):  # hidden
                 files.setdefault(file.resolve(), file)
     parts = []
     for real, file in files.items():
@@ -447,7 +446,6 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
     return replace(join_inputs(runs), others=tuple(other.files[0] for other in others))
 
 
-@cache  # several questions use the same files
 def open_file(file: Path) -> Runs:
     """What one parquet file holds, by its footer. Dtypes that we do not write are cast to similar ones that we do."""
     try:
@@ -1728,9 +1726,9 @@ def files_beside(runs: Runs) -> list[Runs]:
         try:
             part = open_file(file)
         except ScriptError as error:
-            if re.search("_(history|console|system|table_.+)$", file.stem):
-                damaged_files.setdefault(file.resolve(), f"left out: {error}")
-                say(f"left out: {error}", even_if_quiet=True)
+            if re.search("_(history|console|system|table_.+)$", file.stem) and file.resolve() not in damaged_files:
+                damaged_files[file.resolve()] = f"left out: {error}"
+                say(damaged_files[file.resolve()], even_if_quiet=True)
         else:
             is_foreign = "project" in part.source and part.project not in projects
             if part.view not in {"runs", ""} and not is_foreign and not file.stem.endswith("_history_sampled"):
@@ -2946,21 +2944,19 @@ def analyze(options: Options) -> int:
     is_quiet, reads_all_rows = options.quiet, False
     said.clear()
     damaged_files.clear()
-    open_file.cache_clear()
     import_libraries()
     try:
-        results = answer(options)
+        found = [*all_results(options)]
     except DamagedRowsError:
         reads_all_rows = True
-        open_file.cache_clear()
-        results = answer(options)
-    for file, of_file in results:
-        deliver(of_file, file, options)
+        found = [*all_results(options)]
+    for results, file in found:
+        deliver(results, file, options)
     return PARTIAL if damaged_files else OK
 
 
-def answer(options: Options) -> list[tuple[Path | None, list[Result]]]:
-    """All results, by the file that they go to or None for stdout."""
+def all_results(options: Options) -> Iterator[tuple[list[Result], Path | None]]:
+    """The results for stdout or -o, and those for --report, with their file."""
     everything = open_inputs(options.inputs)
     output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
@@ -2981,14 +2977,12 @@ def answer(options: Options) -> list[tuple[Path | None, list[Result]]]:
         runs = best_settings(study)
     runs, by, apart = grouping(options.group_by, runs)
     study = study._replace(runs=runs, by=by, apart=apart)
-    found: list[tuple[Path | None, list[Result]]] = []
     if options.output or not options.report:
-        found.append((options.output, answers(asked, study) or introduction(study)))
+        yield answers(asked, study) or introduction(study), options.output
     if options.report:
         results = introduction(study)
         missing = [name for name in asked if name not in {result.key for result in results}]
-        found.append((options.report, [*results, *answers(missing, study)]))
-    return found
+        yield [*results, *answers(missing, study)], options.report
 
 
 def answers(questions: Iterable[str], study: Study) -> list[Result]:
