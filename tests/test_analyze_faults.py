@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import struct
 import subprocess
 import sys
 from datetime import date, datetime, timedelta
@@ -611,6 +612,13 @@ def test_diff_counts_and_puts_the_config_first(tmp_path):
     assert out.index("lr") < out.index("loss")
 
 
+def test_a_folder_called_like_a_run_of_a_diff_is_no_input_beside_another(tmp_path):
+    write_runs(tmp_path / "in", [Run("a", "baseline", {"lr": 1}), Run("b", "big", {"lr": 2})])
+    (tmp_path / "baseline").mkdir()
+    assert ask("in", "--diff", "baseline", "big", cwd=tmp_path).code == 0
+    assert ask("--diff", "a", "b", "in", cwd=tmp_path).code == 0
+
+
 def test_a_diff_shows_of_long_values_what_differs(tmp_path):
     """They were shortened to the same `experiment-…xed_tokens_10b`."""
     tries = "attention-gates", "untied-embeddings"
@@ -634,6 +642,49 @@ def test_a_damaged_file_of_a_folder_costs_only_itself(tmp_path):
     assert (answer.code, len(json.loads(answer.out)["top"])) == (3, 1)
     assert "bad.parquet cannot be read" in answer.err
     assert "passed over" not in answer.err  # a history is no foreign file
+
+
+def test_a_folder_called_like_a_file_is_no_damaged_file(tmp_path):
+    file = write_runs(tmp_path / "x_history.parquet", [Run("a", summary={"loss": 1.0})])
+    assert len(document(tmp_path, "--top", 1)["top"]) == 1
+    answered(file.rename(tmp_path / "runs.parquet"), "--health")
+
+
+def overwrite_rows(file: Path) -> None:
+    """Damage the pages of a parquet file; its footer stays as it is."""
+    content, (size,) = file.read_bytes(), struct.unpack("<i", file.read_bytes()[-8:-4])
+    pages = len(content) - size - 8
+    file.write_bytes(b"PAR1" + b"\xff" * (pages - 4) + content[pages:])
+
+
+@pytest.mark.parametrize(
+    ("question", "view"),
+    [(["--top", 1], "runs"), (["--schema"], "runs"), (["--where", "loss > 0", "--top", 1], "runs"),
+     (["--sql", "SELECT loss FROM runs"], "runs"), (["--sql", "SELECT count(loss) FROM history"], "history"),
+     (["--curves", "loss"], "history"), (["--health"], "history"), (["--top", 1, "--report", "r.html"], "history")],
+)  # fmt: skip
+def test_damaged_rows_cost_only_their_file(tmp_path, question, view):
+    for project in ("sound", "torn"):
+        write_runs(tmp_path / "in", [Run(project, summary={"loss": 1.0})], project=project)
+        write_history(tmp_path / "in", steps(project, [2.0, 1.0]), f"team_{project}_history", project)
+    torn = tmp_path / f"in/team_torn_{view}.parquet"
+    overwrite_rows(torn)
+    answer = ask("in", *question, "--json", cwd=tmp_path)
+    lines = answer.err.splitlines()
+    assert answer.code == 3
+    assert sum(line.startswith(f"left out: in/{torn.name} cannot be read: ") for line in lines) == 1
+    assert len({*lines}) == len(lines)  # though it was tried twice
+    torn.unlink()
+    assert answer.out == ask("in", *question, "--json", cwd=tmp_path).out
+
+
+def test_damaged_rows_of_a_file_that_was_named_are_an_error_that_names_it(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"loss": 1.0})])
+    overwrite_rows(file)
+    for question in ("--schema", "--health"):
+        answer = ask(file, question, "--quiet")
+        assert (answer.code, answer.out) == (1, "")
+        assert re.fullmatch(rf"error: {re.escape(str(file))} cannot be read: [^\n]+; make it again\n", answer.err)
 
 
 def test_a_damaged_history_beside_the_sources_of_an_aggregate_is_named(tmp_path):
@@ -1194,8 +1245,8 @@ def test_what_is_no_select_or_reads_elsewhere_is_refused(asked, tmp_path, query,
     [
         (("--where", "CAST(config_k AS INT) > 0"), 2, "Could not convert string 'auto' to INT32"),
         (("--sql", "SELECT CAST(config_k AS INT) FROM runs"), 2, "--sql: Conversion Error: Could not convert"),
-        (("--where", "config_torn <> ''"), 1, "error: the input is damaged: "),
-        (("--sql", "SELECT config_torn FROM runs"), 1, "error: the input is damaged: "),
+        (("--where", "config_torn <> ''"), 1, "demo_runs.parquet cannot be read: "),
+        (("--sql", "SELECT config_torn FROM runs"), 1, "demo_runs.parquet cannot be read: "),
         (("--sql", "SELECT id FROM runs UNION ALL SELECT list(repeat(a.id, 999))::VARCHAR FROM runs AS a, runs"), 1,
          "--sql: Out of Memory Error: "),
     ],
@@ -1793,6 +1844,18 @@ def test_rows_of_groups_hold_every_setting_that_varies(tmp_path):
     assert re.search(r"^model.width +model.name ", out, re.MULTILINE)
 
 
+def test_two_names_of_one_column_give_it_once(tmp_path):
+    file = write_runs(tmp_path, [Run(each, config={"lr": n}, summary={"loss": 1.0}) for n, each in enumerate("ab")])
+    write_history(tmp_path, steps("a", [1.0]))
+    assert [row["column"] for row in document(file, "--schema", "--columns", "lr,config_lr")["schema"]] == ["config_lr"]
+    found = document(file, "-g", "lr", "-m", "loss", "-m", "metric_loss", "--curves", "loss,metric_loss")
+    assert len(found["curves"]) == 1
+    assert len(document(file, "-g", "lr", "-m", "loss", "-m", "metric_loss")["groups"]) == 2
+    for question in (["--top", 1, "--columns", "lr,config_lr"], ["-g", "lr", "--columns", "lr,mean,config_lr,mean"]):
+        heads = next(line.split() for line in answered(file, *question).out.splitlines() if line.split()[0] == "lr")
+        assert len({*heads}) == len(heads)
+
+
 @pytest.mark.parametrize(
     ("condition", "named"), [("k = 8", True), ("\"k\"=8 AND id = 'k'", True), ("model.k = 8", False)]
 )
@@ -1801,6 +1864,16 @@ def test_a_condition_says_which_of_two_columns_it_means(tmp_path, condition, nam
     file = write_runs(tmp_path, runs)
     said = ask(rewrite(file, k=pl.Series([8, 8])), "--where", condition, "--schema").err
     assert ("k means the column with this name; write config_k for the setting" in said) == named
+
+
+def test_a_condition_says_how_to_name_columns_called_as_words_of_sql_or_of_ours(tmp_path):
+    file = write_runs(tmp_path, [Run("a", config={"select": 1, "from": 1}, summary={"id": 1.0})])
+    for condition, word in (("select = 1", "select"), ("id = 'a' AND ( from = 1)", "from")):
+        quoted = f'the column {word} goes in double quotes, "{word}"'
+        assert quoted in ask(file, "--where", condition, "--schema").err
+        assert answered(file, "--where", condition.replace(word, f'"{word}"'), "--schema")
+    assert "use --sql for queries" in ask(file, "--where", "(FROM runs)", "--schema").err
+    assert "write metric_id for the metric\n" in answered(file, "--where", "id = 'a'", "--schema").err
 
 
 def test_an_unknown_view_is_answered_with_those_that_are_there(tmp_path):

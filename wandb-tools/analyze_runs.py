@@ -220,7 +220,8 @@ LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textles
 LATEX |= {"|": r"\textbar{}", "…": r"\ldots{}", "°": r"\textdegree{}", '"': r"\textquotedbl{}"}
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
-is_quiet = False  # --quiet: see say()
+is_quiet, said = False, set[str]()  # --quiet, and the messages so far: see say()
+reads_all_rows = False  # whether open_file() looks for damage in the rows, too
 damaged_files: dict[Path, str] = {}  # damaged files, and what was said of them
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
@@ -263,6 +264,10 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class DamagedRowsError(ScriptError):
+    """Rows of some file cannot be read, although its footer can."""
 
 
 @dataclass(frozen=True)
@@ -401,7 +406,7 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         if not place.exists():
             raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
         for file in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
-            if not any(part[0] == "." for part in file.relative_to(place).parts):  # unfinished, or not for readers
+            if not (file.is_dir() or any(part[0] == "." for part in file.relative_to(place).parts)):  # hidden
                 files.setdefault(file.resolve(), file)
     parts = []
     for real, file in files.items():
@@ -463,6 +468,8 @@ def open_file(file: Path) -> Runs:
             view = f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
         frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema(), view).items())
         dtypes = frame.collect_schema()
+        if reads_all_rows and view:
+            pl.scan_parquet(file, glob=False).sink_batches(lambda _: None)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
@@ -556,7 +563,7 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
         return frame.collect(engine=engine)
     except (pl.exceptions.ComputeError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
+        raise DamagedRowsError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
 
 
 # --- columns and metrics --------------------------------------------------------------------------------------
@@ -630,13 +637,12 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
 
 
 def say(*messages: str, even_if_quiet: bool = False) -> None:
-    """Print messages on stderr, a line each, unless --quiet."""
+    """Print messages on stderr, a line each and each once, unless --quiet."""
     for message in messages if even_if_quiet or not is_quiet else ():
-        with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
-            print(printable(message), file=sys.stderr)
-
-
-say_once = cache(say)  # for what several questions would repeat
+        if message not in said:
+            said.add(message)
+            with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
+                print(printable(message), file=sys.stderr)
 
 
 def path_text(key: Sequence[str | None]) -> str:
@@ -661,7 +667,7 @@ def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that a user names, else a default: a test metric of most runs, else of validation, else a reward."""
     if options.metrics:
-        return [find_metric(name, runs, options) for name in options.metrics]
+        return [*dict.fromkeys(find_metric(name, runs, options) for name in options.metrics)]
     prefix = "metric_" if options.value == "summary" else f"history_{options.value}_"
     columns = metric_columns(runs, prefix) or metric_columns(runs)  # find_metric tells what the histories lack
     names = {column: re.sub(f"^{prefix}", "metric_", column) for column in columns}
@@ -873,7 +879,7 @@ def top(study: Study) -> list[Result]:
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     is_alone = options.top and not options.group_by
-    asked = [find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS]
+    asked = [*dict.fromkeys(find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS)]
     others = runs.of_kind("derived", "config")
     more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
@@ -931,10 +937,10 @@ def groups(study: Study, metric: Metric) -> Result:
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
     held = [name for name in STATISTICS if name in table.columns]
-    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
+    asked = [*dict.fromkeys(name if name in STATISTICS else find_column(name, runs) for name in options.columns)]
     shown = [column for column in asked if column in {*by, *held}]
     if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
-        say_once(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
+        say(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
     if shown and {*by}.isdisjoint(shown):  # rows need a name
         shown = [*apart, *shown]
     kept = len(shown)
@@ -1065,13 +1071,14 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
 
 
 def say_rival(name: str, runs: Runs) -> None:
-    """Print a note if `name` is a column and also the W&B name of a setting, or if two columns have this W&B name."""
+    """Print a note if `name` is a column and also another's W&B name, or if two columns have this W&B name."""
     known, rival = known_column(name, runs), known_column(name, replace(runs, empty=frozenset([name])))
-    if known == name and rival not in {None, name}:
-        say_once(f"{name} means the column with this name; write {rival} for the setting")
+    if known == name and rival and rival != name:
+        what = "metric" if kind(rival) == "metric" else "setting"
+        say(f"{name} means the column with this name; write {rival} for the {what}")
     same = [c for c in runs.paths if c in runs.dtypes and runs.label(c) == name and kind(c) == kind(known or "")]
     if known != name and len(same) > 1:  # such as "a.b" in some runs, and b inside of a in others
-        say_once(f"{name} means {known}; the same name in W&B has {some_of([c for c in same if c != known])}")
+        say(f"{name} means {known}; the same name in W&B has {some_of([c for c in same if c != known])}")
 
 
 def seeds_of(runs: Runs) -> list[str]:
@@ -1340,7 +1347,7 @@ def schema(study: Study) -> list[Result]:
     runs, options, rows = study.any_state, study.options, list[dict[str, Any]]()
     dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
     dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
-    listed = [find_column(name, runs) for name in options.columns]
+    listed = [*dict.fromkeys(find_column(name, runs) for name in options.columns)]
     listed = listed or [column for column in runs.dtypes if column[:1] != "_" and column not in runs.empty]
     height = max(1, collected(runs.frame.select(pl.len())).item())
     at_once = max(1, CELLS_READ // height)  # columns: memory stays bounded whatever the width
@@ -1516,7 +1523,7 @@ def introduction(study: Study) -> list[Result]:
     try:
         results += curves(study, names) if names else []
     except ScriptError as error:
-        if options.curves:
+        if options.curves or isinstance(error, DamagedRowsError):
             raise
         say(f"no curves in the report: {error}")
     results += [*machine_use(study), *health(study), *varied(study)]
@@ -1561,8 +1568,11 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
     import duckdb
 
     flag, quoted = f"--where {predicate}", r"""'(?:[^']|'')*'|"[^"]*\""""
-    if re.search(r"\bselect\b|(^|\()\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
-        raise ScriptError(f"{flag}: it takes a condition, not a query; use --sql for queries", WRONG_USAGE)
+    if query := re.search(r"\bselect\b|(?:^|(?<=\())\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
+        word, hint = query[0].strip(), "use --sql for queries"
+        if known_column(word, runs):
+            hint = f'the column {word} goes in double quotes, "{word}"'
+        raise ScriptError(f"{flag}: it takes a condition, not a query; {hint}", WRONG_USAGE)
 
     def named(found: re.Match[str]) -> str:
         """W&B's names with dots, such as `model.k`, need no quotes here; `model_k` is understood, too."""
@@ -1618,7 +1628,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             if re.match("(IO|Out of Memory) Error: ", reason):
                 raise ScriptError(f"{flag}: {reason}", NOTHING_USABLE) from error
             if type(error) is duckdb.Error or re.search("^Invalid Error: |Failed to read file|in Parquet file", reason):
-                raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
+                raise DamagedRowsError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
             hint = '; write text in single quotes, W&B names and SQL words ("group") in double quotes'
             hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
             if re.match("Binder Error: (Referenced|.* does not have a) column", reason):
@@ -1709,8 +1719,8 @@ def files_beside(runs: Runs) -> list[Runs]:
     folders = {file.parent for file in runs.files} | {*map(Path, there)}
     if gone := sorted(sources - there):  # a Path loses a slash of s3://
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
-        say_once(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
-    beside = [file for folder in folders for file in folder.glob("[!.]*.parquet")]
+        say(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
+    beside = [file for folder in folders for file in folder.glob("[!.]*.parquet") if not file.is_dir()]
     found, projects = [], {tuple(map(str, row)) for row in rows.select("entity", "project").iter_rows()}
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         try:
@@ -1744,7 +1754,7 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
             ids = export.get("export_id"), part.source["export_id"]
             if (place, whose) == (folder.resolve(), part.project) and None not in ids and ids[0] != ids[1]:
                 which = f"runs and {part.view} of {path_text(part.project)} in {folder}"
-                say_once(f"{which} come from different exports{how}")
+                say(f"{which} come from different exports{how}")
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
@@ -1807,7 +1817,7 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
         what = "only a sampled history, which is not used" if sampled else "no history file"
         raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes all rows", NOTHING_USABLE)
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
-    keys, results = keys.with_row_index(RUN_NUMBER), []
+    keys, results = keys.with_row_index(RUN_NUMBER), dict[str, Result]()  # by label: two names may mean one metric
     for name in names:
         known = metric_called(name, study.runs)
         wanted = study.runs.label(known) if known else name
@@ -1831,8 +1841,8 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
             points = points.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
-        results.append(lines_of(points, value, axis, known or logging[0][1], goal, study))
-    return results
+        results[label] = lines_of(points, value, axis, known or logging[0][1], goal, study)
+    return [*results.values()]
 
 
 def metric_called(name: str, history: Runs) -> str | None:
@@ -2822,8 +2832,9 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f'there is no {flag} here; write --where "{condition}"', WRONG_USAGE)
     args = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
-    args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
-    args.diff = [name for name in args.diff if Path(name) not in args.inputs]
+    inputs = [] if args.inputs else [name for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
+    args.inputs += map(Path, inputs)
+    args.diff = [name for name in args.diff if name not in inputs]
     if args.sql is not None and (args.name_patterns or args.where or args.states):
         raise ScriptError("--sql uses all runs: write the condition into its WHERE", WRONG_USAGE)
     for state in args.states:
@@ -2928,12 +2939,24 @@ def import_libraries() -> None:
 
 
 def analyze(options: Options) -> int:
-    """Answer what was asked."""
-    global is_quiet
-    is_quiet = options.quiet
-    say_once.cache_clear()
+    """Answer what was asked; if rows of a file are damaged, once more without the files that cannot be read whole."""
+    global is_quiet, reads_all_rows
+    is_quiet, reads_all_rows = options.quiet, False
+    said.clear()
     damaged_files.clear()
     import_libraries()
+    try:
+        found = [*all_results(options)]
+    except DamagedRowsError:
+        reads_all_rows = True
+        found = [*all_results(options)]
+    for results, file in found:
+        deliver(results, file, options)
+    return PARTIAL if damaged_files else OK
+
+
+def all_results(options: Options) -> Iterator[tuple[list[Result], Path | None]]:
+    """The results for stdout or -o, and those for --report, with their file."""
     everything = open_inputs(options.inputs)
     output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
@@ -2955,12 +2978,11 @@ def analyze(options: Options) -> int:
     runs, by, apart = grouping(options.group_by, runs)
     study = study._replace(runs=runs, by=by, apart=apart)
     if options.output or not options.report:
-        deliver(answers(asked, study) or introduction(study), options.output, options)
+        yield answers(asked, study) or introduction(study), options.output
     if options.report:
         results = introduction(study)
         missing = [name for name in asked if name not in {result.key for result in results}]
-        deliver([*results, *answers(missing, study)], options.report, options)
-    return PARTIAL if damaged_files else OK
+        yield [*results, *answers(missing, study)], options.report
 
 
 def answers(questions: Iterable[str], study: Study) -> list[Result]:
