@@ -617,6 +617,8 @@ def test_a_folder_called_like_a_run_of_a_diff_is_no_input_beside_another(tmp_pat
     (tmp_path / "baseline").mkdir()
     assert ask("in", "--diff", "baseline", "big", cwd=tmp_path).code == 0
     assert ask("--diff", "a", "b", "in", cwd=tmp_path).code == 0
+    more = write_runs(tmp_path / "more", [Run("c", "third", {"lr": 3})], project="other")
+    assert ask("in", "--diff", "a", "c", more, cwd=tmp_path).code == 0
 
 
 def test_a_diff_shows_of_long_values_what_differs(tmp_path):

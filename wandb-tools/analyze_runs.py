@@ -2832,7 +2832,8 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f'there is no {flag} here; write --where "{condition}"', WRONG_USAGE)
     args = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
-    inputs = [] if args.inputs else [name for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
+    is_first = not args.inputs  # else a folder's name may be a run's
+    inputs = [name for name in args.diff if name.endswith(".parquet") or (is_first and Path(name).is_dir())]
     args.inputs += map(Path, inputs)
     args.diff = [name for name in args.diff if name not in inputs]
     if args.sql is not None and (args.name_patterns or args.where or args.states):
