@@ -494,14 +494,6 @@ def test_an_empty_derived_column_gives_way_to_text_too():
     assert "--where k = 'large' cannot be evaluated: " in run("x", "--where", "k = 'large'", code=2)[1]
 
 
-def test_a_column_of_floats_without_values_leaves_integers_exact():
-    """An earlier result has such a column where its filter dropped the runs with values."""
-    write_runs(Path("x/1"), [Run("a", config={"seed": 2**53 + 1})])
-    file = write_runs(Path("x/2"), [Run("b", config={"seed": 0.5})])
-    rewritten(file, pl.read_parquet(file).with_columns(config_seed=pl.lit(None, pl.Float64)))
-    assert aggregated("x")["config_seed"].to_list() == [2**53 + 1, None]
-
-
 def test_an_empty_derived_column_does_not_hide_the_config_of_its_name():
     write_runs(Path("x"), [Run("a", config={"k": 16}), Run("b", config={"k": 8})])
     out, err = run("x", "--where", "k = 16")

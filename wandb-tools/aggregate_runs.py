@@ -486,7 +486,7 @@ def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> di
     asked: dict[str, dict[str, pl.DataType]] = {}
     for prefix, parts in columns:
         dtypes = {file: plain(part.dtype, prefix) for file, part in parts.items()}
-        if len({*dtypes.values()} - {pl.Null()}) > 1:
+        if common_dtype(dtypes.values(), prefix) == pl.String and {*dtypes.values()} - {pl.String(), pl.Null()}:
             for file, part in parts.items():
                 asked.setdefault(file, {})[part.name] = dtypes[file]
     found: dict[tuple[str, str], pl.DataType] = {}
