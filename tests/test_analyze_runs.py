@@ -565,6 +565,7 @@ ODD_FLOATS = st.one_of(st.floats(-1e6, 1e6), st.sampled_from([math.nan, math.inf
     goal=st.sampled_from(["minimize", "maximize"]),
 )
 @example([("a", 524289.0), ("a", -524288.9999999999)], "minimize")
+@example([("a", 0.0), ("a", -5e-324)], "minimize")
 def test_statistics_equal_plain_python(rows: list[tuple[str | None, float | None]], goal: str) -> None:
     frame = pl.DataFrame(
         {
@@ -593,7 +594,8 @@ def test_statistics_equal_plain_python(rows: list[tuple[str | None, float | None
             assert row["best_run"] is None
             continue
         assert (row["min"], row["max"]) == (min(finite), max(finite))
-        rounding = 1e-15 * max(map(abs, finite))  # of the two middle values, which may cancel each other
+        # Of the two middle values, which may cancel each other; half of the smallest number is 0 or that number.
+        rounding = 1e-15 * max(map(abs, finite)) + 5e-324
         assert row["median"] == pytest.approx(statistics.median(finite), abs=rounding)
         assert row["mean"] == pytest.approx(statistics.fmean(finite), rel=1e-9, abs=1e-6)
         best = min(finite) if goal == "minimize" else max(finite)
