@@ -295,6 +295,16 @@ def test_a_table_without_rows_has_its_columns(server, export, out, others):
         assert table.schema["err"] == pl.String
 
 
+def test_a_table_that_every_run_logged_anew_has_no_columns_of_before(server, export, out):
+    add_table(server, "one", "cells", ["old", "n"], [[1, 2]])
+    assert export("--tables").code == 0
+    entry = entry_of("cells", 1)
+    server.add_file("team", "demo", "one", entry["path"], '{"columns": ["n"], "data": [[3]]}')
+    server.change_run("team", "demo", "one", summary=json.dumps({"cells": entry}))
+    assert export("--tables").code == 0
+    assert table_of(out, "table_cells").columns[4:] == ["n"]
+
+
 def test_tables_value_for_value(server, export, out):
     image = {"_type": "image-file", "path": "media/images/1.png"}
     columns = ["text", "n", "score", "image", "ok", "nothing", "z", "a"]

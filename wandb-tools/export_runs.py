@@ -3219,7 +3219,9 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
     for table in tables:
         before = table.earlier.rows.keys() if table.earlier else set()
         table.staying = (before & set(ids) if prune else before) - table.fetched.keys()
-        stays = [table.earlier] if table.earlier and (table.staying or table.key is not None) else []
+        # A W&B Table has its columns also for runs that logged it without rows.
+        rowless = table.earlier.marks.keys() - before if table.earlier and table.key is not None else set()
+        stays = [table.earlier] if table.earlier and (table.staying or rowless - table.fetched.keys()) else []
         table.skipped = {".".join(path) for history in table.fetched.values() for path in history.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
         fetched = [part.dtypes for _, history in sorted(table.fetched.items()) for part in history.parts]
