@@ -3534,7 +3534,8 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
     """The content of metadata.json."""
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
     written = next((table.rows for table in asked if table.is_asked), {})
-    rows = {run_id: written[run_id] for run_id in project.runs["id"] if run_id in written}  # not of runs only kept
+    counts = project.runs.select("id", "history_rows").iter_rows()
+    rows = {run_id: (written[run_id], n) for run_id, n in counts if run_id in written}  # not of runs only kept
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
         filters |= {place.key: [*filters.get(place.key, ()), place.value]} if place.key else {}
@@ -3550,9 +3551,9 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
             "by_state": dict(sorted(Counter(project.runs["state"]).items())),
         },
         "history": {
-            "rows": sum(rows.values()),
+            "rows": sum(count for count, _ in rows.values()),
             "runs": len(rows),
-            "sampled": options.history_samples is not None and not options.include_history,
+            "sampled": not options.include_history and any(not 0 < n <= count for count, n in rows.values()),
             "mismatched": sorted(project.mismatched),
         },
         "failed": [failure._asdict() for failure in sorted(project.failed)],
