@@ -2967,15 +2967,13 @@ def flatten(tree: Mapping[str, object], above: KeyPath = ()) -> list[tuple[KeyPa
     >>> flatten({"model": {"k": 16}, "widths": [1, 2]})
     [(('model', 'k'), 16), (('widths',), '[1, 2]')]
     """
-    leaves: list[tuple[KeyPath, Scalar]] = []
+    leaves: list[tuple[KeyPath, Any]] = []
     for key, value in tree.items():
         path = (*above, key)
         if isinstance(value, dict) and value:
             leaves += flatten(value, path)
-        elif isinstance(value, dict | list):
-            leaves.append((path, valid_json(value)))
         else:
-            leaves.append((path, cast("Scalar", value)))
+            leaves.append((path, valid_json(value) if isinstance(value, dict | list) else value))
     return leaves
 
 
@@ -2989,10 +2987,10 @@ def numeric_leaves(
     >>> numeric_leaves({"loss": "NaN", "val": {"acc": 1}, "_step": 9, "h": {"_type": "histogram", "n": 3}})
     [(('loss',), nan), (('val', 'acc'), 1)]
     """
-    plain = {float, int}
-    mine = [(key, value) for key, value in summary.items() if key[:1] != "_"]
-    leaves: list[tuple[KeyPath, Any]] = [((*above, key), value) for key, value in mine if type(value) in plain]
-    inner: list[tuple[KeyPath, Any]] = [((*above, key), value) for key, value in mine if type(value) not in plain]
+    plain, leaves, inner = {float, int}, list[tuple[KeyPath, Any]](), list[tuple[KeyPath, Any]]()
+    for key, value in summary.items():
+        if key[:1] != "_":
+            (leaves if type(value) in plain else inner).append(((*above, key), value))
     for path, value in inner:  # which grows by what nested dicts hold
         if isinstance(value, bool | int | float):
             leaves.append((path, int(value) if isinstance(value, bool) else value))
