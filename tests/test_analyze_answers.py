@@ -784,6 +784,31 @@ def test_which_curves_are_drawn_is_told_outside_of_the_picture_too(tmp_path, nam
     assert "each curve has only one point" in answered(file, "--curves", name, "-o", tmp_path / "x.svg").err
 
 
+def test_a_picture_of_means_over_differing_runs_says_so(tmp_path):
+    file = write_runs(tmp_path, [Run("a"), Run("b")])
+    rows = {"run_id": ["a", "a", "b"], "_step": [0, 1, 0]}
+    write_rows(tmp_path, "history", rows | {"metric_loss": [1.0, 2.0, 3.0]})
+    for flags, is_said in ((["-g", "state"], True), ([], False)):
+        answered(file, "--curves", "loss", *flags, "--x", "step", "-o", tmp_path / "x.svg")
+        assert ("each value is the mean of the runs" in (tmp_path / "x.svg").read_text()) == is_said
+
+
+def test_a_summary_with_a_hash_is_not_only_in_the_histories(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"train_loss__0a66b54c": 1.0})])
+    with_metadata(file, columns=json.dumps({"metric_train_loss__0a66b54c": ["train loss"]}))
+    write_rows(tmp_path, "history", {"run_id": ["a"], "_step": [0], "metric_train_loss": [1.0]})
+    assert ask(file, "-t", 1, "-m", "train_loss").err.startswith(
+        "error: there is no metric train_loss; did you mean train loss"
+    )
+
+
+def test_schema_has_no_flag_for_the_columns_that_do_not_fit(tmp_path):
+    file = write_runs(tmp_path, [Run("a", config={"k" * 40 + str(n): "v" * 60 for n in range(3)})])
+    out = answered(file, "--schema").out
+    assert "too wide" in out
+    assert "--columns" not in out
+
+
 def test_a_name_of_two_columns_is_said(tmp_path):
     """A sweep sets the key "train.lr", a script the key lr inside of train."""
     configs = [{"a": 1}, {"b": 2}, {"b": 3}]
@@ -791,5 +816,6 @@ def test_a_name_of_two_columns_is_said(tmp_path):
     paths = {"config_a": ["train.lr"], "config_b": ["train", "lr"], "metric_acc": ["acc"]}
     with_metadata(file, columns=json.dumps(paths))
     said = "train.lr means config_a; the same name in W&B has config_b\n"
-    assert said in answered(file, "--group-by", "train.lr", "-m", "acc").err
+    for asked in (["--group-by", "train.lr"], ["--group-by", "train.lr:2"], ["--where", '"train.lr" < 2', "-t", 1]):
+        assert said in answered(file, *asked, "-m", "acc").err
     assert "the same name in W&B" not in answered(file, "--group-by", "config_b", "-m", "acc").err

@@ -101,6 +101,8 @@ def test_where_takes_wandbs_names(file, where):
         (["--", "-p"], 1, "-p does not exist"),
         (["--sql", "SELECT nope FROM runs"], 2, "--sql 'DESCRIBE history' those of another view"),
         (["--sql", "SELECT r.nope FROM runs r"], 2, "--sql 'DESCRIBE history' those of another view"),
+        (["--sql", 'SELECT "r.test/ms" FROM runs r JOIN runs s ON r.id = s.id'], 2, 'similar ones: r."test/mse"'),
+        (["--where", "model > 3"], 2, ", and a column of text as numbers: TRY_CAST(NAME AS DOUBLE)"),
         (["--diff", "a_4_0", "a_4_9"], 2, "no run is called a_4_9; did you mean a_4_"),
         (["--value", "min", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs.py --history adds such columns"),
         (

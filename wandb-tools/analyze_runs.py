@@ -716,7 +716,9 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
     elif column is None:  # the best value as the goal wants, else the last one
         if not columns:
-            if any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
+            # Where names clash, the summary's has a hash.
+            is_stored = any(c.lower().startswith(f"metric_{plain_name}__".lower()) for c in runs.dtypes)
+            if not is_stored and any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
                 how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
                 raise ScriptError(f"{name} is only in the histories: use {how}", WRONG_USAGE)
             find_column(name, runs, "metric", metric_columns(runs))
@@ -1058,13 +1060,13 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
         say(*noise_note(noise, runs))
     for name in wanted:
-        known = known_column(name, runs)
-        ranges = re.fullmatch(r"(.+):([1-9]\d{0,2})", name)
-        if known is None and ranges:
-            runs, known = with_ranges(find_column(ranges[1], runs), int(ranges[2]), runs)
+        known, plain = known_column(name, runs), name
+        if known is None and (ranges := re.fullmatch(r"(.+):([1-9]\d{0,2})", name)):
+            plain = ranges[1]
+            runs, known = with_ranges(find_column(plain, runs), int(ranges[2]), runs)
         by.append(known or find_column(name, runs))
         apart.append(by[-1])
-        say_rival(name, runs)
+        say_rival(plain, runs)
     if clashing := {*by} & {*STATISTICS, "metric", "x"}:
         raise ScriptError(f"{min(clashing)}: the result has another column with this name", WRONG_USAGE)
     return runs, list(dict.fromkeys(by)), list(dict.fromkeys(apart))
@@ -1579,6 +1581,7 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
         name = found[0].strip('"')
         known = None if found[0][0] == "'" else known_column(name, runs)
         is_name = known or ("." in name and not found[1])
+        say_rival(name if is_name else "", runs)
         return sql_name(in_view.get(known or "", known or name)) if is_name else found[0]
 
     for name in dict.fromkeys(re.findall(r"(?<![\w.])\w+(?![\w.])", re.sub("'[^']*'", "", predicate))):
@@ -1624,21 +1627,33 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
                 connection.execute(f"CREATE VIEW IF NOT EXISTS {plain} AS FROM {sql_name(view)}")
             yield connection, aliases
         except (duckdb.Error, pl.exceptions.ComputeError) as error:  # after the first rows polars wraps DuckDB's text
-            reason = " ".join(str(error).partition("\n\nLINE ")[0].split()).removeprefix("got external error: ")
-            if re.match("(IO|Out of Memory) Error: ", reason):
-                raise ScriptError(f"{flag}: {reason}", NOTHING_USABLE) from error
-            if type(error) is duckdb.Error or re.search("^Invalid Error: |Failed to read file|in Parquet file", reason):
-                raise DamagedRowsError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
-            hint = '; write text in single quotes, W&B names and SQL words ("group") in double quotes'
-            hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
-            if re.match("Binder Error: (Referenced|.* does not have a) column", reason):
-                hint += "; --schema lists the columns of runs, --sql 'DESCRIBE history' those of another view"
-            unknown = '.* Referenced (column ".*") not found.*bindings:'
-            reason = re.sub(unknown, r"there is no \1; similar ones:", reason)
-            if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
-                there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
-                reason, hint = missing[0], f"; the views are {some_of(there)} ({OTHER_VIEWS})"
-            raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
+            raise sql_error(error, flag, query, runs, views) from error
+
+
+def sql_error(error: Exception, flag: str, query: str, runs: Runs, views: Iterable[str]) -> ScriptError:
+    """What an error of DuckDB's means to the user, who asked `query` with some views of the runs and files beside."""
+    import duckdb
+
+    reason = " ".join(str(error).partition("\n\nLINE ")[0].split()).removeprefix("got external error: ")
+    if re.match("(IO|Out of Memory) Error: ", reason):
+        return ScriptError(f"{flag}: {reason}", NOTHING_USABLE)
+    if type(error) is duckdb.Error or re.search("^Invalid Error: |Failed to read file|in Parquet file", reason):
+        return DamagedRowsError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE)
+    if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
+        there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
+        return ScriptError(f"{flag}: {missing[0]}; the views are {some_of(there)} ({OTHER_VIEWS})", WRONG_USAGE)
+    hint = '; write text in single quotes, W&B names and SQL words ("group") in double quotes'
+    hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
+    if "Cannot compare values of type VARCHAR and" in reason:
+        hint += ", and a column of text as numbers: TRY_CAST(NAME AS DOUBLE)"
+    if re.match("Binder Error: (Referenced|.* does not have a) column", reason):
+        hint += "; --schema lists the columns of runs, --sql 'DESCRIBE history' those of another view"
+    if unknown := re.match('.* Referenced (column ".*") not found.*bindings:(.*)', reason):
+        near = unknown[2]
+        for table in {*re.findall(r'(?<!["\w.])(\w+)\.', query)}:  # DuckDB spells h."loss" as "h.loss"
+            near = near.replace(f'"{table}.', f'{table}."')
+        reason = f"there is no {unknown[1]}; similar ones:{near}"
+    return ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE)
 
 
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
@@ -1908,7 +1923,11 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
     bounds = {"first x": place.first(), "last x": place.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
     end = pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER)
-    whole = pl.concat([spans.join(points, how="cross"), spans.with_columns(x=end)])
+    spans = spans.with_columns(x=end)
+    if study.by or not holds_all:  # a table has a row per point: no cell is empty where the curve has a value
+        drawn = spans if study.by else spans.join(best, on=RUN_NUMBER, how="semi")
+        points = pl.concat([points, drawn.select("x")]).unique()
+    whole = pl.concat([spans.drop("x").join(points, how="cross").select(spans.columns), spans])
     whole = whole.filter(place.is_between("first x", "last x")).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
@@ -2354,7 +2373,7 @@ def fitted(  # noqa: C901 - a pipeline
 
     count = max(result.kept, next((n for n in range(len(sizes), 0, -1) if fits(n, least if n > 2 else 1)), 1))
     if dropped := [label for label, _ in result.view[count:]]:
-        choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
+        choice = "--columns, " if result.key in FLAGS_FOR["columns"] and result.key != "schema" else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     columns = columns[:count]
     if escape is not printable:  # a page
@@ -2575,6 +2594,8 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     rows, scale, remarks = scaled(table.filter(pl.col("rank") < most), result.key, log=log, is_live=form == "html")
     remarks += [f"the {result.ranked} {most} of {number} are drawn"] if number > most else []
     say(*(remarks if form != "report" else ()))
+    if is_curve and table["n"].n_unique() > 1:
+        remarks.append("each value is the mean of the runs that have one there")
     value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
     if result.key != "pivot" and rows.select(pl.col("^value|ci_.*$").abs().max() >= 1e7).row(0).count(True):
         value["axis"] = {"format": ".6~g"}  # 6e+99, not 5.999999999999999e+99
