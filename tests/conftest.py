@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ import hypothesis
 import polars as pl
 import pytest
 from wandb_server import Server
+from wandb_server.web import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -150,6 +152,8 @@ def shared_server() -> Iterator[Server]:
 def empty_server(shared_server) -> Server:
     """One server for all tests of a module; each starts with nothing in it but the user's own entity."""
     shared_server.reset()
+    defaults = asdict(Settings())
+    shared_server.configure(**{name: defaults[name] for name in defaults.keys() - {"base_url", "storage_url"}})
     shared_server.store.entities.clear()
     shared_server.add_entity("tester")
     return shared_server

@@ -677,6 +677,39 @@ def test_a_history_that_the_server_does_not_count(server, export, out, count):
     assert history(out).height == 5
 
 
+@pytest.mark.parametrize("is_exported", [True, False])
+def test_a_history_without_a_count_and_a_summary(server, export, out, is_exported):
+    server.add_run("team", "demo", "a", summary={})
+    server.add_history("team", "demo", "a", **{"rows" if is_exported else "live": steps(range(5))})
+    server.configure(live_data_before_export=False)
+    for operation, place in (
+        ("Runs", [*NODE, "historyLineCount"]),
+        ("Rows", ["data", "project", "r0", "historyLineCount"]),
+    ):
+        server.fault("replace", match={"operation": operation}, place=place, value="null")
+    assert export("team/demo", "--include-history", *QUICK).code == 0
+    assert history(out).height == 5
+
+
+def test_steps_that_the_server_spells_as_floats(server, export, out):
+    server.add_run("team", "demo", "a", summary={"_step": 6.0})
+    server.add_history("team", "demo", "a", rows=steps(range(4)), live=steps(range(4, 7)))
+    place = ["data", "project", "r0", "parquetHistory", "liveData"]
+    live = json.dumps([{"_step": step} for step in (4.0, 5.0, 6.0)])
+    server.fault("replace", match={"operation": "Rows"}, place=place, value=live)
+    done = export("team/demo", "--include-history", *QUICK)
+    assert done.code == 0, done.err
+    assert (history(out)["_step"].to_list(), runs(out)["last_step"].to_list()) == ([*range(7)], [6])
+
+
+def test_control_characters_in_a_config_are_read_as_the_sdk_reads_them(server, export, out):
+    server.add_run("team", "demo", "a")
+    text = json.dumps('{"note": {"value": "a\tb"}, "_wandb": {"value": {}}}')
+    server.fault("replace", match={"operation": "Runs"}, place=[*NODE, "config"], value=text)
+    assert export("team/demo", *QUICK).code == 0
+    assert runs(out)["config_note"].to_list() == ["a\tb"]
+
+
 def test_null_in_place_of_a_run(server, export, out):
     for run_id in "ab":
         add_run(server, "demo", run_id)

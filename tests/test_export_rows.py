@@ -191,6 +191,33 @@ def test_a_tail_that_the_server_cuts_is_completed(server, export, out):
     assert lines_of(out, "short", "line") == [0, 1, 2, 3]
 
 
+def test_a_page_of_lines_that_ends_early_is_not_the_last_one(server, export, out):
+    """W&B says so where a page is cut short, in the middle of a log; the number of its lines tells better."""
+    add_console(server, "a", plain(0, 7))
+    server.configure(line_budget=3)
+    assert export("--console").code == 0
+    assert lines_of(out, "a", "line") == [*range(7)]
+
+
+@pytest.mark.parametrize(("lines", "flags", "code"), [(5, [], 0), (9, ["--console-lines", 5], 0), (9, [], 3)])
+def test_a_server_that_reads_lines_from_the_end_alone(server, export, out, lines, flags, code):
+    """W&B before 0.77."""
+    add_console(server, "a", plain(0, lines))
+    server.configure(improved_pagination=False, line_limit=5)
+    done = export(*(flags or ["--console"]))
+    assert done.code == code, done.err
+    assert lines_of(out, "a", "line") == ([] if code else [*range(lines)][-5:])
+    assert ("use --console-lines" in done.err) == bool(code)
+
+
+def test_a_line_without_text_is_an_empty_one(server, export, out):
+    add_console(server, "a", plain(0, 3))
+    place = ["data", "project", "r0", "logLines", "edges", 1, "node", "line"]
+    server.fault("replace", match={"field": "logLines"}, place=place, value="null")
+    assert export("--console").code == 0
+    assert [text == "" for text in lines_of(out, "a", "text")] == [False, True, False]
+
+
 def test_what_no_run_has_is_said(server, export):
     server.add_run("team", "demo", "a")
     done = export("--console", "--system-metrics")

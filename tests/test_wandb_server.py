@@ -566,6 +566,9 @@ def test_system_metrics(server):
     assert (run["eventsLineCount"], json.loads(run["systemMetrics"])) == (10, {"system.cpu": 9})
 
 
+FORWARD = "useImprovedPagination: true"
+
+
 def console(server, *questions):
     """The lines of a run for each alias: its number, stream, time and text, and the end of the page."""
     fields = "edges { node { number level timestamp line } cursor } pageInfo { endCursor hasNextPage }"
@@ -587,7 +590,7 @@ def test_console_lines_of_many_runs_in_one_question(server):
         server.add_console("team", "demo", run, [f"2026-01-01T00:00:0{n}.5 {run}{n}" for n in range(lines)])
     server.add_console("team", "demo", "b", ["ERROR 2026-01-01T00:00:09.25 it broke", "a line of an old SDK"])
     head, tail, other, empty = console(
-        server, ("a", "first: 3"), ("a", "last: 3"), ("b", "last: 50"), ("empty", "last: 5")
+        server, ("a", f"first: 3, {FORWARD}"), ("a", "last: 3"), ("b", "last: 50"), ("empty", "last: 5")
     )
     assert (line_numbers(head), head["logLines"]["pageInfo"]["hasNextPage"], head["logLineCount"]) == (
         [0, 1, 2],
@@ -595,22 +598,24 @@ def test_console_lines_of_many_runs_in_one_question(server):
         7,
     )
     assert (line_numbers(tail), tail["logLines"]["pageInfo"]["hasNextPage"]) == ([4, 5, 6], False)
-    [after] = console(server, ("a", f'first: 3, after: "{head["logLines"]["pageInfo"]["endCursor"]}"'))
+    [after] = console(server, ("a", f'first: 3, {FORWARD}, after: "{head["logLines"]["pageInfo"]["endCursor"]}"'))
     assert line_numbers(after) == [3, 4, 5]
     assert [edge["node"] for edge in other["logLines"]["edges"]][1:] == [
         {"number": 1, "level": None, "timestamp": "2026-01-01T00:00:01.5", "line": "b1"},
         {"number": 2, "level": "error", "timestamp": "2026-01-01T00:00:09.25", "line": "it broke"},
         {"number": 3, "level": None, "timestamp": None, "line": "a line of an old SDK"},
     ]
-    assert empty == {
-        "logLineCount": 0,
-        "logLines": {"edges": [], "pageInfo": {"endCursor": None, "hasNextPage": False}},
-    }
+    assert empty == {"logLineCount": 0, "logLines": None}
 
     server.configure(line_limit=2)  # of a tail that is too long the newest lines are answered
-    head, tail = console(server, ("a", "first: 100"), ("a", "last: 100"))
+    head, tail, old = console(server, ("a", f"first: 100, {FORWARD}"), ("a", "last: 100"), ("a", "first: 1"))
     assert (line_numbers(head), head["logLines"]["pageInfo"]["hasNextPage"]) == ([0, 1], True)
     assert line_numbers(tail) == [5, 6]
+    [older] = console(server, ("a", f'first: 1, after: "{old["logLines"]["pageInfo"]["endCursor"]}"'))
+    assert (line_numbers(old), line_numbers(older)) == ([5, 6], [3, 4])  # from the end, whatever `first` says
+    server.configure(line_budget=1)
+    [cut] = console(server, ("a", f"first: 100, {FORWARD}"))
+    assert (line_numbers(cut), cut["logLines"]["pageInfo"]["hasNextPage"]) == ([0], False)
 
 
 def test_files_by_name_and_pattern_in_pages(server):

@@ -318,7 +318,7 @@ class Wanted(NamedTuple):
     """A run whose rows for one Table have to be read, as they differ from the earlier export."""
 
     id: str
-    listed: int  # rows of its history, as its page of runs has it
+    listed: int | None  # rows of its history, as its page of runs has it
     last_step: int | None
     file: str  # of a W&B Table: its path among the run's files
     mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
@@ -462,12 +462,16 @@ class Project:
         return "partial" if self.failed else "complete"
 
     @property
+    def counts(self) -> dict[str, int]:
+        """By run id: rows of history by the source's count; 0 without one."""
+        return dict(self.runs.select("id", pl.col("history_rows").fill_null(0)).iter_rows())
+
+    @property
     def mismatched(self) -> dict[str, int]:
         """By run id: the rows of histories whose number differs from the source's count."""
         history = self.tables.get("history")
-        rows = history.rows if history and history.is_asked else None
-        counts = self.runs.select("id", "history_rows").iter_rows()
-        return {run_id: rows.get(run_id, 0) for run_id, n in counts if rows is not None and rows.get(run_id, 0) != n}
+        rows = history.rows if history and history.is_asked else self.counts
+        return {run_id: rows.get(run_id, 0) for run_id, n in self.counts.items() if rows.get(run_id, 0) != n}
 
 
 # --- log bytes to records -------------------------------------------------------------------------------------
@@ -1994,6 +1998,7 @@ class Server:
         self.api = Client(base_url, key, threads=self.workers, **limits)
         self.storage = Client("", None, threads=self.downloads, **limits)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: bounds memory
+        self.forward = FORWARD  # empty for a server that does not know it
 
 
 def place_of(text: str) -> Place:
@@ -2305,7 +2310,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         except (ValueError, TypeError, RecursionError) as error:
             texts[key] = valid_json(text)
             failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); it is stored as text"))
-    notes = config.get("_wandb")
+    notes, step = config.get("_wandb"), summary.get("_step")
     writers = notes.get("e") if isinstance(notes, dict) else None
     row = dict(
         id=node["name"],
@@ -2316,8 +2321,8 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         created_at=time_of(node["createdAt"]),
         heartbeat_at=time_of(node["heartbeatAt"]),
         runtime_s=runtime_s(summary),
-        last_step=step if type(step := summary.get("_step")) is int and abs(step) < 2**63 else None,
-        history_rows=node["historyLineCount"] or 0,
+        last_step=int(step) if isinstance(step, int | float) and step % 1 == 0 and abs(step) < 2**63 else None,
+        history_rows=node["historyLineCount"],
         tags=node["tags"] or (),
         group=node["group"] or None,
         job_type=node["jobType"] or None,
@@ -2345,7 +2350,7 @@ def parsed(text: bytes | str) -> tuple[bool, Any]:
     try:
         return True, orjson.loads(text)
     except orjson.JSONDecodeError:
-        return False, jsonable(json.loads(text))
+        return False, jsonable(json.loads(text, strict=False))  # as the SDK, which accepts control characters
 
 
 def may_be_rounded(leaf: tuple[KeyPath, Scalar]) -> bool:
@@ -2359,7 +2364,7 @@ def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, An
 
     `exact`: slower, but whole numbers beyond 64 bits do not become floats. Non-finite numbers become text.
     """
-    is_strict, tree = (False, jsonable(json.loads(text))) if exact else parsed(text)
+    is_strict, tree = (False, jsonable(json.loads(text, strict=False))) if exact else parsed(text)
     if not isinstance(tree, dict | None):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - as what the parsers raise
     return is_strict, tree or {}
@@ -2404,6 +2409,8 @@ def utc_of(text: str | None) -> datetime | None:
 
 CONSOLE_PAGE = 10_000  # lines of output per question, over all its runs: a server returns no more
 LATER_PAGE = 5_000  # lines per question about one run with long output
+# Of questions for lines: else W&B ignores `first`, and takes `after` for an offset from the end.
+FORWARD = ", useImprovedPagination: true"
 
 
 def new_table(name: str, *made_of: str, key: str = "") -> Table:
@@ -2503,7 +2510,7 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
         if known := stored.get(run.key(table)):
             table.fetched[run.id] = replace(known, mark=run.mark)
         elif (table.key is not None and not run.file) or (
-            table.name == "history" and not run.listed and run.last_step is None
+            table.name == "history" and run.listed == 0 and run.last_step is None
         ):
             table.fetched[run.id] = History(mark=run.mark)
         else:
@@ -2515,7 +2522,7 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
         size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
     batches: list[list[Wanted]] = []  # of neighbouring runs: part files hold ranges of run ids, as the table's file
     for run in missing:
-        if not batches or len(batches[-1]) == size or sum(each.listed for each in batches[-1]) >= BATCH_ROWS:
+        if not batches or len(batches[-1]) == size or sum(each.listed or 0 for each in batches[-1]) >= BATCH_ROWS:
             batches.append([])
         batches[-1].append(run)
     side_by_side(partial(fetch_batch, source), batches, at_once)
@@ -2611,7 +2618,14 @@ def read_answer(source: RowSource, run: Wanted, answer: Any) -> History:
 def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> dict[str, Any]:
     """The answers to one question, by run id; None for a run that does not exist."""
     asked = {run.id: more or question_of(source, run, len(runs)) for run in runs}
-    return ask_for_each(source.server, source.project, "Rows", "run(name", asked)
+    try:
+        return ask_for_each(source.server, source.project, "Rows", "run(name", asked)
+    except RequestError as error:
+        if "useImprovedPagination" not in str(error):
+            raise
+        source.server.forward = ""  # W&B before 0.77
+        asked = {run_id: fields_.replace(FORWARD, "") for run_id, fields_ in asked.items()}
+        return ask_for_each(source.server, source.project, "Rows", "run(name", asked)
 
 
 def ask_for_each(
@@ -2639,13 +2653,13 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
     if table.key is not None:
         return f"files(names: [{json.dumps(run.file, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
-    where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}"
+    where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}{source.server.forward}"
     if after:
         where += f", after: {json.dumps(after)}"
     elif after is None and options.console_lines and options.console_lines <= CONSOLE_PAGE:
         where = f"last: {options.console_lines}"
     lines = "edges { node { number timestamp level line } } pageInfo { endCursor hasNextPage }"
-    return f"logLines({where}) {{ {lines} }}"
+    return f"logLineCount logLines({where}) {{ {lines} }}"
 
 
 def download(source: RowSource, url: str, files: list[Path], *, last: bytes, limit: int) -> Path:
@@ -2675,11 +2689,13 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
     live, history.problem = live_rows(source, run, answer, are_all=not rows)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     history.counted = answer["historyLineCount"] or 0
-    most_rows = 2 * history.counted + SPARE_ROWS  # a small file can expand to more than fits into memory
+    # A small file can expand to more than fits into memory.
+    most_rows = MOST_LIVE_ROWS if answer["historyLineCount"] is None else 2 * history.counted + SPARE_ROWS
     heights = [frame.select(pl.len()).collect().item() for frame in rows]
     if (highest := max(heights, default=0)) > most_rows:
         raise RequestError(f"an export has {highest:,} rows, far more than the server counts", retries=1)
-    exports = [export_rows(frame, nested, keys, history.skipped) for frame in rows]
+    filled = [frame for frame, height in zip(rows, heights, strict=True) if height]  # an empty one may lack columns
+    exports = [export_rows(frame, nested, keys, history.skipped) for frame in filled]
     if len(exports) > 1:  # if they overlap, the one with the newest row counts
         age = [pl.max("_timestamp"), pl.min("order")]
         exports.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
@@ -2711,36 +2727,50 @@ def sampled_rows(source: RowSource, _run: Wanted, answer: Any, history: History,
     return frame.with_columns(order=pl.int_range(pl.len()))
 
 
-def console_rows(source: RowSource, run: Wanted, answer: Any, _history: History, files: list[Path]) -> AnyFrame:
+def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
     """Read the lines of a run's output. Each page but the last is stored in a file: there may be millions of lines."""
     schema: dict[str, Any] = {"order": pl.Int64, **source.table.columns}
     limit = source.server.options.console_lines or 0  # 0: all
-    is_tail = 0 < limit <= CONSOLE_PAGE
-    count, page = 0, answer["logLines"]
+    is_tail, lines, page = 0 < limit <= CONSOLE_PAGE, answer["logLineCount"] or 0, answer["logLines"]
+    history.counted = min(lines, limit or lines)
+
+    def page_after(cursor: str) -> Any:
+        return (ask_for_runs(source, [run], question_of(source, run, after=cursor))[run.id] or {}).get("logLines")
+
+    if page is None and not lines:  # a run without output
+        page = {"edges": (), "pageInfo": {"hasNextPage": False}}
+    elif is_tail and page and page["edges"]:
+        is_late = bool(page["edges"][0]["node"]["number"])
+        if len(page["edges"]) < (history.counted or limit * is_late):  # the server returned fewer
+            is_tail, page = False, page_after("")
     frames: list[AnyFrame] = []
     after: str | None = ""
+    count = reached = 0  # lines so far, and the number of the next one
     while after is not None:
         if page is None:
             raise RequestError("the answer has no console output", status=200, retries=1)
         nodes, info = [edge["node"] for edge in page["edges"]], page["pageInfo"]
-        asked, after = after, (info["endCursor"] or None) if info["hasNextPage"] and not is_tail else None
-        if after is not None and (after == asked or not nodes):
-            raise RequestError("the server repeats lines of its output without end; try again later", retries=0)
-        if is_tail and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server returned fewer
-            is_tail, nodes, after = False, [], ""  # read all pages instead
+        numbers = [reached + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)]
+        # W&B may end a page early, and call it the last one.
+        has_more = info["hasNextPage"] or (nodes and numbers[-1] + 1 < lines)
+        asked, after = after, (info["endCursor"] or None) if has_more and not is_tail else None
+        if (nodes and numbers[0] < reached) or (after is not None and (after == asked or not nodes)):
+            why = f"the server repeats lines of its output without end; use --console-lines {CONSOLE_PAGE}"
+            raise RequestError(f"{why}, or try again later", retries=0)
         columns = {
-            "order": [count + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)],
+            "order": numbers,
             "time": [utc_of(node["timestamp"]) for node in nodes],
             "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
-            "text": [as_shown(node["line"]) for node in nodes],
+            "text": [as_shown(node["line"] or "") for node in nodes],
         }
         frames.append(pl.DataFrame(columns, schema=schema))
-        count += len(nodes)
+        count, reached = count + len(nodes), numbers[-1] + 1 if nodes else reached
         if after is not None:
             files.append(source.work / uuid.uuid4().hex)
             write_intermediate(frames[-1], files[-1])
             frames[-1] = pl.scan_parquet(files[-1], glob=False)
-            page = (ask_for_runs(source, [run], question_of(source, run, after=after))[run.id] or {}).get("logLines")
+            page = page_after(after)
+    history.found = min(reached, limit or reached)
     rows = pl.concat([frame.lazy() for frame in frames]) if len(frames) > 1 else frames[0]
     return rows.tail(limit) if 0 < limit < count else rows
 
@@ -2749,7 +2779,9 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, _history: History, 
     """Read the file of a W&B Table."""
     if answer["files"] is None:
         raise RequestError("the answer has no files", status=200, retries=1)
-    urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]]
+    urls = [
+        edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"] and edge["node"]["directUrl"]
+    ]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
     file = download(source, urls[0], files, last=b"}", limit=TABLE_BYTES)
@@ -2764,7 +2796,8 @@ def table_rows(content: bytes) -> pl.DataFrame:
     """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none."""
     if content.startswith(LFS_POINTER):
         raise ValueError(NOT_PULLED)
-    table = json.loads(content)  # orjson neither accepts the NaN of the SDK nor keeps whole numbers beyond 64 bits
+    # orjson neither accepts the NaN of the SDK nor keeps whole numbers beyond 64 bits.
+    table = json.loads(content, strict=False)
     names, rows = (table.get("columns"), table.get("data")) if isinstance(table, dict) else (None, None)
     if not (isinstance(names, list) and isinstance(rows, list)):
         raise ValueError("it is not a table")  # noqa: TRY004 - of a file, as what the parser raises
@@ -2788,9 +2821,9 @@ def live_rows(source: RowSource, run: Wanted, answer: Any, *, are_all: bool) -> 
     """
     server, project = source.server, source.project
     live = map(as_row, (answer["parquetHistory"] or {}).get("liveData") or ())
-    steps = sorted(row["_step"] for row in live if row.get("_step") is not None)
+    steps = sorted(int(row["_step"]) for row in live if row.get("_step") is not None)  # the server may send floats
     ranges = [(some[0], some[-1] + 1) for some in chunks(steps, LIVE_ROWS_A_QUESTION)]
-    counted = answer["historyLineCount"] or 0
+    counted = LIVE_ROWS_A_QUESTION if answer["historyLineCount"] is None else answer["historyLineCount"]
     rows: list[str] = []
 
     def asked(start: int, size: int) -> dict[str, Any]:
@@ -2859,8 +2892,8 @@ def export_rows(
             columns[path] = column.cast(pl.Int64 if is_whole else pl.Float64)
         else:  # texts may spell non-finite numbers
             number = pl.lit(None)
-            if dtype == pl.String:
-                number = column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
+            if dtype in (pl.String, pl.Categorical):
+                number = column.cast(pl.String).replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
             values, numbers = rows.select(column.count(), number.count().alias("numbers")).collect().row(0)
             skipped |= {path} if values > numbers else set()
             columns |= {path: number} if numbers else {}
@@ -2899,7 +2932,7 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
         if table.is_asked and not options.dry_run:
             fetch_table(server, project, table, work)
         elif table.is_asked and name == "history":
-            project.planned_rows = sum(run.listed for run in changed_runs(project, table))
+            project.planned_rows = sum(run.listed or 0 for run in changed_runs(project, table))
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     for names in chunks(sweeps, RUNS_A_QUESTION):
@@ -3348,7 +3381,11 @@ def find_earlier(project: Project, output: Path) -> None:
             metadata = pl.read_parquet_metadata(file)
             rows = pl.scan_parquet(file, glob=False)
             schema = rows.collect_schema()
-            counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
+            counts = (
+                rows.select("id", pl.col("history_rows").fill_null(0))
+                if name == "runs"
+                else rows.group_by("run_id").len()
+            )
             columns = {tuple(path): column for column, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
             newest = max(newest, json.loads(metadata.get(SOURCE_KEY, "{}")).get("exported_at", ""))
@@ -3489,8 +3526,8 @@ def drop_shorter(project: Project, before: Mapping[str, int], headless: set[str]
 
     Returns the runs whose row stays as well.
     """
-    rows = project.runs.select("id", "history_rows").iter_rows()
-    fuller = headless | {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
+    counts = project.counts.items()
+    fuller = headless | {run_id for run_id, count in counts if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for table in project.tables.values():
         had, marks = (table.earlier.rows, table.earlier.marks) if table.earlier else ({}, {})
@@ -3532,8 +3569,9 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
     """The content of metadata.json."""
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
     written = next((table.rows for table in asked if table.is_asked), {})
-    counts = project.runs.select("id", "history_rows").iter_rows()
-    rows = {run_id: (written[run_id], n) for run_id, n in counts if run_id in written}  # not of runs only kept
+    rows = {
+        run_id: (written[run_id], n) for run_id, n in project.counts.items() if run_id in written
+    }  # not of runs only kept
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
         filters |= {place.key: [*filters.get(place.key, ()), place.value]} if place.key else {}
@@ -3743,7 +3781,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     say_without_effect(written, options, say)
     rows, files, uneventful = [], [], 0
     for project in planned if options.dry_run else written:
-        counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
+        counts = project.counts | project.mismatched
         history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
         row: dict[str, Any] = {**project.place, "status": "planned", "runs": project.runs.height}
         row |= {"filtered": project.filtered, "failed": len(project.failed), "history_rows": history_rows}

@@ -57,6 +57,12 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z]+)", r"_\1", name).lower()
 
 
+def int64(value: Any) -> int:
+    if type(value) is not int:
+        raise GraphQLError(f"Int64 cannot represent non-integer value: {value!r}")
+    return value
+
+
 def load_schema():
     schema = build_schema(Path(__file__).with_name("schema.graphql").read_text(encoding="utf-8"))
     for kind in schema.type_map.values():  # resolvers receive their arguments with Python's names
@@ -69,6 +75,7 @@ def load_schema():
         elif isinstance(kind, GraphQLInputObjectType):
             for name, field in kind.fields.items():
                 field.out_name = snake(name)
+    schema.type_map["Int64"].coerce_input_value = int64
     return schema
 
 
@@ -403,13 +410,27 @@ class Resolvers:
         return len(run.log_lines)
 
     def run_log_lines(self, run: Run, first=None, last=None, after=None, *, use_improved_pagination=False):
-        """Lines in pages from the start or, with `last`, the newest ones; `line_limit` bounds both."""
-        limit = self.settings.line_limit
-        if last is not None:
-            first = min(last, limit)
-            start = max(len(run.log_lines) - first, 0)
-            after = cursor_at(start - 1) if start else None
-        page = self.connection(range(len(run.log_lines)), after, first, limit)
+        """Lines in pages from the start, or with `last` the newest ones; `line_limit` bounds both. Null without output.
+
+        Without `useImprovedPagination` W&B ignores `first`, and takes `after` for an offset from the end.
+        """
+        settings, number = self.settings, len(run.log_lines)
+        limit = settings.line_limit
+        if use_improved_pagination and not settings.improved_pagination:
+            raise GraphQLError('Unknown argument "useImprovedPagination" on field "logLines" of type "Run".')
+        if not number:
+            return None
+        if last is None and use_improved_pagination:
+            page = self.connection(range(number), after, first, min(limit, settings.line_budget or limit))
+            page["pageInfo"]["hasNextPage"] &= not settings.line_budget
+        else:
+            skipped = offset_of(after) + 1 if after and last is None else 0
+            end = max(number - skipped, 0)
+            numbers = range(max(end - min(last or limit, limit), 0), end)
+            page = self.connection(numbers, None, len(numbers), len(numbers))
+            if last is None:
+                end_cursor = cursor_at(skipped + len(numbers) - 1)
+                page["pageInfo"] |= {"endCursor": end_cursor, "hasNextPage": numbers.start > 0}
         for edge in page["edges"]:
             edge["node"] = log_line(edge["node"], run.log_lines[edge["node"]])
         return page

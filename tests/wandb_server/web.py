@@ -49,6 +49,8 @@ class Settings:
     per_run_s: float = 0.0  # further, for every run in the answer
     page_limit: int = 1000  # `first` above this is cut
     line_limit: int = 10_000  # the same for console lines, and for `last`: then the newest are answered
+    line_budget: int = 0  # lines after which a page of them ends, as if it were the last one; 0: never
+    improved_pagination: bool = True  # False: as before W&B's 0.77, which does not know `useImprovedPagination`
     url_lifetime_s: float = 3600.0
     export_on_finish: bool = True  # a finished run's rows become parquet ...
     live_tail: int = 0  # ... but the last of them
