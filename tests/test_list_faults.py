@@ -59,6 +59,14 @@ def test_a_filter_without_a_value_is_no_filter(call_script, flag):
     assert done.err.count("\n") == 1
 
 
+def test_an_entity_of_the_key_is_not_asked_for(server, call_script, tmp_path):
+    """There are servers without this question; only an entity without projects that the key does not name needs it."""
+    server.fault("error", match={"field": "entity"})
+    for arguments in ([], ["-e", "team"]):
+        done = call_script(SCRIPT, *arguments, "--json", env=server.environment(tmp_path))
+        assert (done.code, len(json.loads(done.out)["projects"])) == (0, 2), done.err
+
+
 def test_a_project_that_stands_twice_in_a_page_is_listed_once(server, run_script, tmp_path):
     server.fault("repeat", match={"field": "models"})
     done = run_script(SCRIPT, "-e", "team", "--json", env=server.environment(tmp_path))

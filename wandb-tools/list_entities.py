@@ -279,9 +279,10 @@ def sign_in(client: Client) -> tuple[str, list[str]]:
 
 
 # --- projects and their runs ----------------------------------------------------------------------------------
-PROJECTS = """query Projects($entity: String!, $cursor: String) { entity(name: $entity) { name }
+PROJECTS = """query Projects($entity: String!, $cursor: String) {
     models(entityName: $entity, after: $cursor, first: 200) {
         edges { node { name createdAt } } pageInfo { endCursor hasNextPage } } }"""
+ENTITY = "query Entity($entity: String!) { entity(name: $entity) { name } }"
 COUNTS = """fragment Counts on Project { runs: runCount %s
     latest: runs(first: 1, order: "-heartbeat_at") { edges { node { createdAt heartbeatAt } } } }"""
 COUNTS %= " ".join(f'{state}: runCount(filters: "{{\\"state\\": \\"{state}\\"}}")' for state in COUNTED_STATES)
@@ -296,9 +297,8 @@ def projects_of(client: Client, entity: str, visible: Sequence[str], failed: lis
     try:
         with reading_answer():
             for _ in range(MOST_PAGES):
-                answer = client.ask(PROJECTS, variables)
-                page = answer["models"]
-                if answer["entity"] is None or page is None:
+                page = client.ask(PROJECTS, variables)["models"]
+                if not (page and (entity in visible or page["edges"] or client.ask(ENTITY, variables)["entity"])):
                     why = f"your API key can see no such entity{did_you_mean(entity, {*visible} - {entity})}"
                     break
                 for node in (edge["node"] for edge in page["edges"]):
