@@ -1607,10 +1607,11 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
     beside = files_beside(runs) if re.search("history|console|system|table", query, re.IGNORECASE) else []
     warn_of_other_exports(beside, runs)
     for part in beside:
-        if part.view not in views and part.view.lower() in map(str.lower, views):  # names in SQL are alike in any case
-            say(f"left out: {part.files[0]}, because the key of another table differs only in case")
-        else:
-            views.setdefault(part.view, []).append(part)
+        view = part.view
+        if view not in views and view.lower() in map(str.lower, views):  # names in SQL are alike in any case
+            view = f"{view}__{path_hash((view.removeprefix('table_'),))[:8]}"
+            say(f"{part.files[0]} is the view {view}, because the key of another table differs only in case")
+        views.setdefault(view, []).append(part)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
