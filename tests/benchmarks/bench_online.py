@@ -243,7 +243,7 @@ def bare_questions(path: str, _runs: int | None) -> float:
     ids = [run["name"] for page in pages(session, path, "name") for run in page]
     lines = "edges { node { number timestamp level line } } pageInfo { endCursor hasNextPage }"
     batches = [ids[n : n + RUNS_A_QUESTION] for n in range(0, len(ids), RUNS_A_QUESTION)]
-    fields = f"logLines(first: {2 * LINES}) {{ {lines} }}"
+    fields = f"logLines(first: {2 * LINES}, useImprovedPagination: true) {{ {lines} }}"
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
         assert sum(threads.map(lambda some: len(ask_for_runs(session, path, some, [fields] * len(some))), batches))
     return 0
