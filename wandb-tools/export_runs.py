@@ -2779,9 +2779,8 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, _history: History, 
     """Read the file of a W&B Table."""
     if answer["files"] is None:
         raise RequestError("the answer has no files", status=200, retries=1)
-    urls = [
-        edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"] and edge["node"]["directUrl"]
-    ]
+    nodes = [edge["node"] for edge in answer["files"]["edges"] if edge["node"]]
+    urls = [node["directUrl"] for node in nodes if node["directUrl"]]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
     file = download(source, urls[0], files, last=b"}", limit=TABLE_BYTES)
@@ -3381,11 +3380,8 @@ def find_earlier(project: Project, output: Path) -> None:
             metadata = pl.read_parquet_metadata(file)
             rows = pl.scan_parquet(file, glob=False)
             schema = rows.collect_schema()
-            counts = (
-                rows.select("id", pl.col("history_rows").fill_null(0))
-                if name == "runs"
-                else rows.group_by("run_id").len()
-            )
+            listed = rows.select("id", pl.col("history_rows").fill_null(0)) if name == "runs" else None
+            counts = rows.group_by("run_id").len() if listed is None else listed
             columns = {tuple(path): column for column, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
             newest = max(newest, json.loads(metadata.get(SOURCE_KEY, "{}")).get("exported_at", ""))
@@ -3569,9 +3565,8 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
     """The content of metadata.json."""
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
     written = next((table.rows for table in asked if table.is_asked), {})
-    rows = {
-        run_id: (written[run_id], n) for run_id, n in project.counts.items() if run_id in written
-    }  # not of runs only kept
+    # Not of runs that are only kept.
+    rows = {run_id: (written[run_id], n) for run_id, n in project.counts.items() if run_id in written}
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
         filters |= {place.key: [*filters.get(place.key, ()), place.value]} if place.key else {}
