@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import analyze_runs
@@ -777,8 +778,9 @@ def test_which_curves_are_drawn_is_told_outside_of_the_picture_too(tmp_path, nam
     rows = {"run_id": [f"r{n // 2:02d}" for n in range(24)], "_step": [0, 1] * 12}
     write_rows(tmp_path, "history", rows | {f"metric_{name}": [float(n) for n in range(24)]})
     answer = answered(file, "--curves", name, "-o", tmp_path / "x.svg")
-    assert f"the {which} 10 of 12 are drawn" in answer.err
-    assert f"the {which} 10 of 12 are drawn" in (tmp_path / "x.svg").read_text()
+    assert f"the {which} 10 of 12 by last value are drawn" in answer.err
+    assert ("to draw the best ones, add --ascending or --descending" in answer.err) == (which == "lowest")
+    assert f"the {which} 10 of 12 by last value are drawn" in (tmp_path / "x.svg").read_text()
     assert "only one point" not in answer.err
     write_rows(tmp_path, "history", {"run_id": ["r00", "r01"], "_step": [3, 3], f"metric_{name}": [1.0, 2.0]})
     assert "each curve has only one point" in answered(file, "--curves", name, "-o", tmp_path / "x.svg").err
@@ -790,7 +792,7 @@ def test_a_picture_of_means_over_differing_runs_says_so(tmp_path):
     write_rows(tmp_path, "history", rows | {"metric_loss": [1.0, 2.0, 3.0]})
     for flags, is_said in ((["-g", "state"], True), ([], False)):
         answered(file, "--curves", "loss", *flags, "--x", "step", "-o", tmp_path / "x.svg")
-        assert ("each value is the mean of the runs" in (tmp_path / "x.svg").read_text()) == is_said
+        assert ("line: mean of the runs that have a value there" in (tmp_path / "x.svg").read_text()) == is_said
 
 
 def test_a_summary_with_a_hash_is_not_only_in_the_histories(tmp_path):
@@ -807,6 +809,54 @@ def test_schema_has_no_flag_for_the_columns_that_do_not_fit(tmp_path):
     out = answered(file, "--schema").out
     assert "too wide" in out
     assert "--columns" not in out
+
+
+def test_the_single_value_of_a_picture_is_on_its_axis(tmp_path):
+    """The only tick of an axis without extent was rounded: 0 for 0.33425."""
+    file = write_runs(tmp_path, [Run("a", summary={"acc": 0.33425}), Run("b", summary={"acc": 0.33425})])
+    answered(file, "-t", 2, "-m", "acc", "-o", tmp_path / "x.svg")
+    assert ">0.33425<" in (tmp_path / "x.svg").read_text()
+
+
+def test_curves_are_in_the_order_of_what_most_of_their_runs_reach(tmp_path):
+    """One long run put its group first, whatever the others did."""
+    runs = {"long": "x", "x1": "x", "x2": "x", "y1": "y", "y2": "y"}
+    file = write_runs(tmp_path, [Run(name, config={"g": g}) for name, g in runs.items()])
+    rows = [(name, step, 1.0 if g == "y" else 2.0) for name, g in runs.items() for step in (0, 1)] + [("long", 2, 0.0)]
+    columns = zip(*rows, strict=True)
+    write_rows(tmp_path, "history", dict(zip(("run_id", "_step", "metric_loss"), map(list, columns), strict=True)))
+    assert answered(file, "--curves", "loss", "-g", "g").out.splitlines()[1].split() == ["step", "y", "x"]
+
+
+def test_a_report_draws_no_curves_of_few_runs(tmp_path):
+    file = write_runs(
+        tmp_path, [Run(f"r{n}", summary={"a/acc": 0.5} | ({"val/acc": 0.5} if n < 2 else {})) for n in range(9)]
+    )
+    rows = {"run_id": ["r0", "r1"], "_step": [0, 0]}
+    write_rows(tmp_path, "history", rows | {"metric_val_acc": [0.5, 0.6], "metric_a_acc": [0.1, 0.2]})
+    answered(file, "-m", "a/acc", "--report", tmp_path / "x.md")
+    assert "a/acc over step" in (tmp_path / "x.md").read_text()
+
+
+def test_wide_intervals_of_groups_are_cut_off_in_pictures(tmp_path):
+    values = {"narrow": [1.0, 1.01, 0.99], "wide": [0.5, 2.5], "none": [math.nan]}
+    runs = [
+        Run(f"{g}{n}", config={"g": g}, summary={"loss": v}) for g, own in values.items() for n, v in enumerate(own)
+    ]
+    answer = answered(write_runs(tmp_path, runs), "-g", "g", "-m", "loss", "-o", tmp_path / "x.svg")
+    assert "wide intervals are cut off\n1 without a value to draw is left out\n" in answer.err
+
+
+def test_a_page_has_no_rows_without_a_curve(tmp_path):
+    """Of the curves that the page has no room for, their points were left."""
+    names = [f"{n:02d}" * 12 for n in range(12)]
+    file = write_runs(tmp_path, [Run(name, config={"g": name}) for name in names])
+    write_rows(tmp_path, "history", {"run_id": names, "_step": [*range(12)], "metric_loss": [1.0] * 12})
+    answered(file, "--curves", "loss", "-g", "g", "-o", tmp_path / "x.html")
+    rows = re.findall(r"<tr>(.*?)</tr>", (tmp_path / "x.html").read_text(), re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)[1:] for row in rows]
+    assert len(rows) > 2
+    assert all(any(cell.strip() for cell in row) for row in cells if row)
 
 
 def test_a_name_of_two_columns_is_said(tmp_path):

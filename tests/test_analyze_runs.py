@@ -977,7 +977,8 @@ def test_curves_are_clamped_to_their_picture() -> None:
     rows = pl.DataFrame({"value": [1.0, 2.0, 4.0], "ci_low": [0.5, 1.0, 2.0], "ci_high": [2.0, 4.0, 1e9]})
     for is_live in (True, False):  # in a live one the user zooms out
         _, scale, remarks = analyze_runs.scaled(rows, "curves", log=False, is_live=is_live)
-        assert scale == {"zero": False, "domain": (0.625, 4.375), "nice": True, "clamp": not is_live}
+        cut = {"domain": (0.625, 4.375), "nice": True, "clamp": not is_live, "padding": 8}
+        assert scale == {"zero": False, **cut}
         assert remarks == ["wide intervals are cut off"]
     narrow = rows.with_columns(ci_low=pl.col("value") - 0.1, ci_high=pl.col("value") + 0.1)
     _, scale, remarks = analyze_runs.scaled(narrow, "curves", log=False, is_live=False)

@@ -185,7 +185,8 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #8884 }
 td:not(:last-child) { white-space: nowrap } td { overflow-wrap: break-word; max-width: 28rem }
 @page { size: A4; margin: 18mm }
-@media print { :root { color-scheme: light; font-size: 12px } body { margin: 0; padding: 0 } }
+@media print { :root { color-scheme: light; font-size: 12px } body { margin: 0; padding: 0 }
+  td:not(:last-child) { white-space: normal } }
 """
 # Nothing is loaded from anywhere; only pages with interactive charts have scripts, their own.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -1519,7 +1520,10 @@ def introduction(study: Study) -> list[Result]:
         # Curves of this metric's validation, which may be the metric, else of its training, else of itself.
         there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
         label = re.sub(r" \(.*", "", metric.label)
-        own, there = words(label), sorted(there, key=lambda name: name != label)
+        covered = coverage(metric_columns(study.runs), study.runs)
+        runs_with = {study.runs.label(column): count for column, count in covered.items()}
+        there = [name for name in there if 2 * runs_with.get(name, 0) >= runs_with.get(label, 0)]
+        own, there = words(label), sorted(there, key=lambda name: (name != label, -runs_with.get(name, 0)))
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
     try:
@@ -1978,7 +1982,12 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
             bad = f"NaN, infinite, or above the first value and over {DIVERGED:,} times the lowest before"
             notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
-    last = table.sort("x").group_by(by).agg(finite(y).last().alias(RANK))
+    # By the last mean of at least half of a group's runs: the very last one may be a single run's.
+    last = (
+        table.sort("x")
+        .group_by(by)
+        .agg(pl.col(y).filter(pl.col(y).is_finite(), 2 * pl.col("n") >= pl.col("n").max()).last().alias(RANK))
+    )
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
@@ -1987,7 +1996,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=named, rank=RANK)
     ranked = "best" if goal else "lowest"  # last values come first
     if len(names) > MOST_CURVES:
-        more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json"
+        more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json" + f"; {SAY_GOAL}" * (not goal)
         unseen.append(f"the {MOST_CURVES} with the {ranked} last value are shown; {more}")
     if table.height == len(names):
         notes.append("each curve has only one point")
@@ -2291,7 +2300,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
 
 def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     """Tables in full length for Markdown, or for LaTeX with booktabs."""
-    lines = ["% needs \\usepackage{booktabs}"] if form == "latex" else []
+    lines = ["% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"] if form == "latex" else []
     for result in results:
         if form == "markdown":
             columns, notes = fitted(result, most, markdown, 14 * (NARROW + 2))  # a page scrolls, but not for ever
@@ -2301,8 +2310,8 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
             columns, notes = fitted(result, most, latex)
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
             table = [next(rules) if line == r"\hline" else line for line in made_table(columns, "latex_raw")]
-            lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in notes)]
-    return "\n".join(lines) + "\n"
+            lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in notes), ""]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bool) -> str:
@@ -2377,13 +2386,13 @@ def fitted(  # noqa: C901 - a pipeline
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] and result.key != "schema" else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     columns = columns[:count]
+    if is_curve and count > 1:  # without the rows of curves that do not fit
+        has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:]), strict=True)]
+        columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
     if escape is not printable:  # a page
         return columns, notes
     limits = range(width, least if result.kept else 0, -1)
     limit = next((limit for limit in limits if fits(len(columns), limit)), least)
-    if is_curve and count > 1:  # without the rows of curves that do not fit
-        has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:]), strict=True)]
-        columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
     rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
     for n, column in enumerate(columns):
         own, is_whole = max(1, room(n, limit)), column.is_number or column.label in BROKEN
@@ -2533,8 +2542,8 @@ def markdown(text: str) -> str:
 
 def latex(text: str) -> str:
     """`text` as LaTeX that prints it literally."""
-    # U+024F is the last character that LaTeX prints from UTF-8 without a further package.
-    cells = (LATEX.get(c, c if ord(c) <= 0x24F else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text))
+    # Up to U+017F LaTeX prints UTF-8 with T1 fonts.
+    cells = (LATEX.get(c, c if ord(c) <= 0x17F else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text))
     plain = re.sub(r"([-'`])(?=\1)", r"\1{}", "".join(cells))  # two of these would print as one other
     return re.sub(r"(?<![\w.}-])-(?=\.?\d)", "$-$", plain)  # of a number: a hyphen is too short
 
@@ -2593,13 +2602,19 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     number = table["rank"].n_unique()
     most = {"curves": MOST_LINES, "pivot": number}.get(result.key, MOST_DRAWN)
     rows, scale, remarks = scaled(table.filter(pl.col("rank") < most), result.key, log=log, is_live=form == "html")
-    remarks += [f"the {result.ranked} {most} of {number} are drawn"] if number > most else []
+    by = " by last value" * is_curve
+    remarks += [f"the {result.ranked} {most} of {number}{by} are drawn"] if number > most else []
+    if result.key != "pivot" and (empty := min(number, most) - rows.drop_nulls("value")["rank"].n_unique()):
+        remarks.append(f"{empty} without a value to draw {'is' if empty == 1 else 'are'} left out")
     say(*(remarks if form != "report" else ()))
-    if is_curve and table["n"].n_unique() > 1:
-        remarks.append("each value is the mean of the runs that have one there")
+    if number > most and result.ranked == "lowest":
+        say(f"to draw the best ones, {SAY_GOAL}")
+    if is_curve and "ci_low" in table.columns:
+        remarks.append("line: mean of the runs that have a value there; band: its 95 % interval")
     value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
-    if result.key != "pivot" and rows.select(pl.col("^value|ci_.*$").abs().max() >= 1e7).row(0).count(True):
-        value["axis"] = {"format": ".6~g"}  # 6e+99, not 5.999999999999999e+99
+    is_plain, distinct = pl.col("value").abs().max().is_between(1e-4, 1e7), pl.col("value").drop_nulls().n_unique()
+    if result.key != "pivot" and rows.select(~is_plain | (distinct == 1)).item():
+        value["axis"] = {"format": ".6~g"}  # 6e+99, not 5.999999999999999e+99; and 0.334 instead of 0
     chart: dict[str, Any] = {"width": CHART_WIDTH, "height": 320 if is_curve else {"step": 22}}
     if result.key == "pivot":
         chart |= {"layer": heat_map(rows, value), "height": {"step": 30}}
@@ -2615,7 +2630,7 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     config: dict[str, Any] = {"axis": {**text, **lines}, "axisQuantitative": {"labelFlush": False, "tickCount": 6}}
     config |= {"legend": {**text, "symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1}}
     config |= {"view": {"stroke": None}, "font": CHART_FONT, "background": ground}
-    about = {"text": textwrap.wrap(printable(result.title), 85), "subtitle": remarks or ""}
+    about = {"text": textwrap.wrap(printable(result.title), 105), "subtitle": remarks or ""}
     about = about if is_picture else {"text": remarks or "", "fontWeight": "normal"}
     chart |= {"title": {**about, "anchor": "start", "color": ink, "subtitleColor": ink}, "config": config}
     chart |= {"autosize": {"type": "fit-x", "contains": "padding"}, "data": {"values": rows.to_dicts()}}
@@ -2650,17 +2665,17 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if len(near) < len(drawn):
         remarks.append("extreme values are cut off")
-    if key == "curves" and low < high and "ci_low" in numbers:
+    if key in {"curves", "groups"} and low < high and "ci_low" in numbers:
         # Bands of a few runs can be very wide: they add at most an eighth of the values' range at each end.
         margin = (high / low) ** 0.125 if log else (high - low) / 8
         least, most = (low / margin, high * margin) if log else (low - margin, high + margin)
         ends = [*domain, *rows["ci_low"].drop_nulls(), *rows["ci_high"].drop_nulls()]
         domain = max(least, min(ends)), min(most, max(ends))
         remarks += ["wide intervals are cut off"] if domain != (min(ends), max(ends)) else []
-    if low < high and (key == "curves" or len(near) < len(drawn)):
+    if low < high and (key == "curves" or len(near) < len(drawn) or remarks[-1:] == ["wide intervals are cut off"]):
         # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
         scale |= {"domain": domain, "nice": not log, "clamp": not is_live}
-        scale |= {"padding": 8} if key in {"top", "groups"} else {}  # points at the edges are whole
+        scale |= {"padding": 8}  # points at the edges are whole
     return rows, scale, remarks
 
 
@@ -2677,17 +2692,17 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
     if key == "curves":
         title = {"time": "time (UTC)", "runtime": "runtime (s)"}.get(x_title, x_title)
         x: dict[str, Any] = {"field": "x", "title": title, "type": "quantitative"}
-        x["scale"] = {"nice": False, "zero": False}
+        x["scale"] = {"nice": False, "zero": False, "padding": 6}
         if rows["x"].dtype.is_temporal():
             seconds = rows.select((pl.col("x").max() - pl.col("x").min()).dt.total_seconds()).item()
             times = "%Y-%m-%d %H:%M:%S" if seconds < 600 else "%Y-%m-%d %H:%M" if seconds < 3e6 else "%Y-%m-%d"
-            x |= {"type": "temporal", "scale": {"type": "utc"}}
+            x |= {"type": "temporal", "scale": {"type": "utc", "padding": 6}}
             x["axis"] = {"format": times, "tickCount": 5, "labelFlush": False}
             tips[1] |= {"timeUnit": "utcyearmonthdatehoursminutesseconds", "format": "%Y-%m-%d %H:%M:%S"}
         axis, other = "y", {"x": x, "color": {"field": "rank", "type": "nominal", "legend": named}}
         point = rows["x"].n_unique() <= 30 or "transparent"  # where the pointer finds values
         mark = {"type": "line", "strokeWidth": 1.8, "strokeCap": "round", "point": point}
-        span: dict[str, Any] = {"type": "area", "opacity": 0.15}
+        span: dict[str, Any] = {"type": "area", "opacity": 0.15 if len(names) <= 5 else 0.06}
     else:
         axis, other = "x", {"y": {"field": "rank", "type": "ordinal", "axis": named}}
         mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
@@ -2716,7 +2731,7 @@ def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
         labels = {"labelExpr": f"({json.dumps(names)})[datum.value]", "domain": False, "ticks": False, **more}
         return {"field": number, "type": "ordinal", "title": None, "axis": labels}  # names may look alike
 
-    place = {"x": axis("column", 16, labelAngle=0, orient="top"), "y": axis("row", LEGEND_WIDTH)}
+    place = {"x": axis("column", 12, labelAngle=0, orient="top"), "y": axis("row", LEGEND_WIDTH)}
     colour = {**value, "legend": None, "scale": {"scheme": "blues", "clamp": True, **value["scale"]}}
     ink = {"condition": {"test": "luminance(scale('color', datum.value)) < 0.2", "value": "white"}, "value": "black"}
     return [
