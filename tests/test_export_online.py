@@ -1169,6 +1169,15 @@ def test_the_goal_of_a_sweep_is_that_of_its_metrics_summaries(server, export, pr
     }
 
 
+def test_the_goals_of_a_sweep_over_several_metrics(server, export, project):
+    config = "metrics: [{name: acc, goal: Maximize}, {name: time}]\n"
+    server.add_sweep("team", "demo", "s1", config=config)
+    server.add_run("team", "demo", "r", sweep="s1", summary={"acc": 1, "time": 2})
+    assert export("-e", "team", *QUICK).code == 0
+    goals = {name: facts["goal"] for name, facts in facts_of(project("demo").runs_file).items()}
+    assert goals == {"metric_acc": "maximize", "metric_time": "minimize"}
+
+
 @pytest.mark.parametrize("flags", [("--state", "killed"), ("--active-since", "2100-01-01")])
 def test_a_filter_that_leaves_nothing(server, export, tmp_path, flags):
     add_logged_runs(server, "demo", "ab")

@@ -199,6 +199,18 @@ def test_a_page_of_lines_that_ends_early_is_not_the_last_one(server, export, out
     assert lines_of(out, "a", "line") == [*range(7)]
 
 
+def test_a_line_that_the_server_leaves_out_is_noticed(server, export, out):
+    add_console(server, "a", plain(0, 5))
+    place = ["data", "project", "r0", "logLines", "edges"]
+    edges = [
+        {"node": {"number": n, "timestamp": None, "level": None, "line": str(n)}, "cursor": "x"} for n in range(1, 5)
+    ]
+    server.fault("replace", match={"field": "logLines"}, place=place, value=json.dumps(edges))
+    assert export("--console").code == 3
+    assert failed(out) == [("a", "console")]
+    assert lines_of(out, "a", "line") == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(("lines", "flags", "code"), [(5, [], 0), (9, ["--console-lines", 5], 0), (9, [], 3)])
 def test_a_server_that_reads_lines_from_the_end_alone(server, export, out, lines, flags, code):
     """W&B before 0.77."""
@@ -519,6 +531,25 @@ def test_a_table_of_several_files_is_named(server, export, out, kind):
     assert (done.code, failed(out)) == (3, [("parts", "table_cells")])
     assert "error: parts: table_cells: it consists of several files" in done.err
     assert table_of(out, "table_cells").select("run_id", "n").rows() == [("whole", 1)]
+
+
+def test_a_list_of_tables_is_named(server, export, out):
+    server.add_run("team", "demo", "a", summary={"cells": [entry_of("cells")]})
+    assert export("--tables").code == 3
+    assert failed(out) == [("a", "table_cells")]
+
+
+def test_a_table_that_its_file_does_not_hold_whole_is_named(server, export, out):
+    """The SDK writes 10,000 rows at most to the file."""
+    add_table(server, "b", "cells", ["n"], [[1]])
+    server.add_run("team", "demo", "a", summary={"cells": {**entry_of("cells"), "nrows": 10_001}})
+    content = json.dumps({"columns": ["n"], "data": [[n] for n in range(10_000)]})
+    server.add_file("team", "demo", "a", entry_of("cells")["path"], content)
+    for _ in range(2):
+        done = export("--tables")
+        assert (done.code, failed(out)) == (3, [("a", "table_cells")])
+        assert "10,000 of its 10,001 rows; all are in its artifact alone\n" in done.err
+        assert table_of(out, "table_cells").height == 10_001
 
 
 def test_what_is_no_table_and_no_table_at_all(server, export, out):
@@ -856,6 +887,14 @@ def test_tables_of_logs(export_logs, tmp_path, out):
     before = repr_of(table)
     assert export_logs("--tables").code == 3
     assert repr_of(table_of(out, "table_cells")) == before
+
+
+def test_a_table_in_a_log_that_its_file_does_not_hold_whole_is_named(export_logs, tmp_path, out):
+    content = json.dumps({"columns": ["n"], "data": [[n] for n in range(10_000)]})
+    add_logged_table(tmp_path / "logs", "r", content, {**entry_of("cells"), "nrows": 10_001})
+    done = export_logs("--tables")
+    assert (done.code, failed(out)) == (3, [("r", "table_cells")])
+    assert table_of(out, "table_cells").height == 10_000
 
 
 def test_a_table_that_was_exported_and_logged_again(export_logs, tmp_path, out):

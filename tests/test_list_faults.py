@@ -67,6 +67,14 @@ def test_an_entity_of_the_key_is_not_asked_for(server, call_script, tmp_path):
         assert (done.code, len(json.loads(done.out)["projects"])) == (0, 2), done.err
 
 
+@pytest.mark.parametrize("script", [SCRIPT, "export_runs.py"])
+def test_a_team_that_the_server_does_not_show(server, call_script, tmp_path, script):
+    place = ["data", "viewer", "teams", "edges", 0, "node"]
+    server.fault("replace", match={"operation": "Viewer"}, place=place, value="null")
+    done = call_script(script, "-e", "team", env=server.environment(tmp_path), cwd=tmp_path)
+    assert done.code == 0, done.err
+
+
 def test_a_project_that_stands_twice_in_a_page_is_listed_once(server, run_script, tmp_path):
     server.fault("repeat", match={"field": "models"})
     done = run_script(SCRIPT, "-e", "team", "--json", env=server.environment(tmp_path))

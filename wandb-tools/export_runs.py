@@ -196,6 +196,8 @@ Say: TypeAlias = Callable[[str], None]
 AnyFrame: TypeAlias = "pl.DataFrame | pl.LazyFrame"
 Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
 Stated: TypeAlias = Mapping[str, str | None]  # of a metric: its goal, summary and step_metric
+# Of a W&B Table: its path among the run's files ("" if it is not in one of them), and the number of its rows.
+TableFile: TypeAlias = tuple[str, int]
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
 
@@ -282,7 +284,7 @@ class Run(NamedTuple):
     row: dict[str, Any]  # the columns of `run_schema` and TEXTS
     leaves: Sequence[tuple[KeyPath, Scalar]]  # config values and the summary's numbers; paths begin with CONFIG, METRIC
     definitions: Sequence[MetricDefinition] = ()
-    tables: Mapping[str, str] = {}  # key of a W&B Table -> its path among the run's files
+    tables: Mapping[str, TableFile] = {}  # by the keys of its W&B Tables
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,7 @@ class Page:
     keys: pl.DataFrame  # the columns KEYS
     kinds: Mapping[KeyPath, str]  # of the flattened columns: a dtype or MIXED; Null: not in the file
     nested: Mapping[str, frozenset[KeyPath]]  # by run id: paths of more than one key among the summary's numbers
-    tables: Mapping[str, Mapping[str, str]]  # by run id: see Run
+    tables: Mapping[str, Mapping[str, TableFile]]  # by run id: see Run
     definitions: frozenset[MetricDefinition]
     text_bytes: int  # of the configs and summaries, the bulk of a row
 
@@ -318,7 +320,7 @@ class Wanted(NamedTuple):
     """A run whose rows for one Table have to be read, as they differ from the earlier export."""
 
     id: str
-    listed: int | None  # rows of its history, as its page of runs has it
+    listed: int | None  # rows of its history, or of its W&B Table, as its page of runs has it
     last_step: int | None
     file: str  # of a W&B Table: its path among the run's files
     mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
@@ -1736,6 +1738,9 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             project.failed.append(Failure(run.id, unquote(table.name), f"its file {run.file[:200]} {why}"))
             continue
         table.fetched[run.id] = History(frame=rows, mark=run.mark)
+        note_cut(table.fetched[run.id], run, rows.height)
+        if why := table.fetched[run.id].problem:
+            project.failed.append(Failure(run.id, unquote(table.name), why))
         write_parts({run.id: table.fetched[run.id]}, work)
 
 
@@ -1968,7 +1973,7 @@ def sign_in(client: Client) -> tuple[str, list[str]]:
         with reading_answer():
             viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
             own = str(viewer.get("entity") or viewer.get("username") or "")
-            teams = [str(edge["node"]["name"]) for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
+            teams = [str(each["node"]["name"]) for each in (viewer.get("teams") or {}).get("edges", ()) if each["node"]]
     except RequestError as error:
         hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
         if error.status in (401, 403):
@@ -2441,10 +2446,12 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
-        keys = {key for of_run in files.values() for key, file in of_run.items() if file}
+        keys = {key for of_run in files.values() for key, (file, _) in of_run.items() if file}
         for run_id, of_run in files.items():
-            why = "it consists of several files (in increments, joined or partitioned); such tables are not exported"
-            project.failed += [Failure(run_id, f"table_{key}", why) for key, file in of_run.items() if not file]
+            why = (
+                "it consists of several files (increments, a join, partitions or a list); such tables are not exported"
+            )
+            project.failed += [Failure(run_id, f"table_{key}", why) for key, (file, _) in of_run.items() if not file]
         for key in sorted(keys - names.keys()):
             names[key] = logged_table_name(project, key, names.values(), options.output)
         tables += [new_table(name, key=key) for key, name in names.items()]
@@ -2469,15 +2476,16 @@ def changed_runs(project: Project, table: Table) -> list[Wanted]:
     """The runs whose rows differ from the earlier export."""
     earlier = table.earlier
     known = earlier.marks if earlier and earlier.made_of == table.made_of else {}
-    files = {run_id: of_run.get(table.key or "") for page in project.pages for run_id, of_run in page.tables.items()}
+    tables = [item for page in project.pages for item in page.tables.items()]
+    files = {run_id: of_run[table.key] for run_id, of_run in tables if table.key is not None and table.key in of_run}
     changed = []
     about_runs = project.runs.select("id", "history_rows", "last_step", "heartbeat_at")
     for run_id, rows, last_step, active_at in about_runs.sort("id").iter_rows():
-        file = files.get(run_id) or ""
+        file, listed = files.get(run_id, ("", rows))
         whole = (file,) if table.key is not None else (str(rows), iso(active_at) or "")
         mark = (*whole, *table.extent)
         if known.get(run_id) not in (whole, mark) and (file or table.key is None or run_id in known):
-            changed.append(Wanted(run_id, rows, last_step, file, mark))
+            changed.append(Wanted(run_id, listed, last_step, file, mark))
     return changed
 
 
@@ -2770,12 +2778,12 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
             write_intermediate(frames[-1], files[-1])
             frames[-1] = pl.scan_parquet(files[-1], glob=False)
             page = page_after(after)
-    history.found = min(reached, limit or reached)
+    history.found = min(count, limit or count)
     rows = pl.concat([frame.lazy() for frame in frames]) if len(frames) > 1 else frames[0]
     return rows.tail(limit) if 0 < limit < count else rows
 
 
-def logged_rows(source: RowSource, run: Wanted, answer: Any, _history: History, files: list[Path]) -> AnyFrame:
+def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
     """Read the file of a W&B Table."""
     if answer["files"] is None:
         raise RequestError("the answer has no files", status=200, retries=1)
@@ -2786,9 +2794,18 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, _history: History, 
     file = download(source, urls[0], files, last=b"}", limit=TABLE_BYTES)
     try:
         with source.server.conversions:
-            return table_rows(file.read_bytes())
+            rows = table_rows(file.read_bytes())
     except ValueError as error:
         raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+    note_cut(history, run, rows.height)
+    return rows
+
+
+def note_cut(history: History, run: Wanted, rows: int) -> None:
+    """Note if a W&B Table has more than these rows: the SDK writes 10,000 to the file, and all only to an artifact."""
+    if 10_000 <= rows < (run.listed or 0):
+        history.counted, history.found = run.listed or 0, rows
+        history.problem = f"its file has only {rows:,} of its {run.listed:,} rows; all are in its artifact alone"
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
@@ -2943,8 +2960,9 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
             break
         for sweep in filter(None, answer.values()):
             with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
-                metric = yaml_object((sweep["config"] or "").encode())["metric"]
-                goals.setdefault(str(metric["name"]), set()).add(metric.get("goal") or "minimize")
+                config = yaml_object((sweep["config"] or "").encode())
+                for metric in config.get("metrics") or [config["metric"]]:
+                    goals.setdefault(str(metric["name"]), set()).add(str(metric.get("goal") or "minimize").lower())
     known = set(GOALS.values())
     project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= known}
 
@@ -3038,21 +3056,22 @@ def numeric_leaves(
 TABLE_TYPES = ("table-file", "incremental-table-file", "joined-table", "partitioned-table")
 
 
-def tables_in(summary: Mapping[str, object]) -> dict[str, str]:
-    """The file of each W&B Table that a summary names, by its key; keys of nested dicts are joined by dots.
-
-    For a table that consists of several files, the file is "".
-    """
-    found: dict[str, str] = {}
-    inner: list[tuple[KeyPath, object]] = [((key,), value) for key, value in summary.items()]
+def tables_in(summary: Mapping[str, object]) -> dict[str, TableFile]:
+    """The W&B Tables that a summary names, by their keys; keys of nested dicts are joined by dots."""
+    found: dict[str, TableFile] = {}
+    inner: list[tuple[KeyPath, Any]] = [((key,), value) for key, value in summary.items()]
     for path, value in inner:  # which grows by what nested dicts hold
         if isinstance(value, dict) and "_type" not in value:
             inner += [((*path, key), below) for key, below in value.items()]
-        elif isinstance(value, dict) and value["_type"] in TABLE_TYPES:
-            key, file, is_one = ".".join(path), value.get("path"), value["_type"] == "table-file"
+            continue
+        first = next((each for each in value if isinstance(each, dict)), {}) if isinstance(value, list) else value
+        if isinstance(first, dict) and first.get("_type") in TABLE_TYPES:
+            key, file, rows = ".".join(path), first.get("path"), first.get("nrows")
+            is_one = first["_type"] == "table-file" and first is value and file is not None
             is_below = isinstance(file, str) and {"", ".."}.isdisjoint(re.split(r"[/\\]", file))  # the run's folder
             if is_below or not is_one:
-                found[f"{key}__{path_hash(path)[:8]}" if key in found else key] = str(file) if is_one else ""
+                key = f"{key}__{path_hash(path)[:8]}" if key in found else key
+                found[key] = str(file) if is_one else "", rows if isinstance(rows, int) else 0
     return found
 
 
