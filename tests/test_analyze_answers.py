@@ -820,12 +820,28 @@ def test_the_single_value_of_a_picture_is_on_its_axis(tmp_path):
 
 def test_curves_are_in_the_order_of_what_most_of_their_runs_reach(tmp_path):
     """One long run put its group first, whatever the others did."""
-    runs = {"long": "x", "x1": "x", "x2": "x", "y1": "y", "y2": "y"}
+    runs = {"long": "x", "x1": "x", "x2": "x", "y1": "y", "y2": "y", "nan": "diverged"}
     file = write_runs(tmp_path, [Run(name, config={"g": g}) for name, g in runs.items()])
     rows = [(name, step, 1.0 if g == "y" else 2.0) for name, g in runs.items() for step in (0, 1)] + [("long", 2, 0.0)]
+    rows += [("nan", 0, 0.5), ("nan", 1, math.nan)]
     columns = zip(*rows, strict=True)
     write_rows(tmp_path, "history", dict(zip(("run_id", "_step", "metric_loss"), map(list, columns), strict=True)))
-    assert answered(file, "--curves", "loss", "-g", "g").out.splitlines()[1].split() == ["step", "y", "x"]
+    assert answered(file, "--curves", "loss", "-g", "g").out.splitlines()[1].split() == ["step", "y", "x", "diverged"]
+
+
+def test_the_ends_of_many_groups_are_no_points_of_all(tmp_path):
+    names = [f"r{n:02d}" for n in range(30)]
+    file = write_runs(tmp_path, [Run(name, config={"g": name}) for name in names])
+    steps = {"run_id": [name for name in names for _ in (0, 1)], "_step": [s for n in range(30) for s in (0, n + 100)]}
+    write_rows(tmp_path, "history", steps | {"metric_loss": [1.0] * 60})
+    assert len(document(file, "--curves", "loss", "-g", "g", "--points", 2)["curves"]) == 60
+
+
+def test_a_report_draws_a_metric_of_the_histories_alone(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"test/loss": 0.5})])
+    write_rows(tmp_path, "history", {"run_id": ["a"], "_step": [0], "metric_val_loss": [0.5]})
+    answered(file, "-m", "test/loss", "--report", tmp_path / "x.md")
+    assert "val_loss over step" in (tmp_path / "x.md").read_text()
 
 
 def test_a_report_draws_no_curves_of_few_runs(tmp_path):

@@ -529,7 +529,7 @@ def test_a_table_of_several_files_is_named(server, export, out, kind):
     add_table(server, "whole", "cells", ["n"], [[1]])
     done = export("--tables")
     assert (done.code, failed(out)) == (3, [("parts", "table_cells")])
-    assert "error: parts: table_cells: it consists of several files" in done.err
+    assert "error: parts: table_cells: it is not one file of the run" in done.err
     assert table_of(out, "table_cells").select("run_id", "n").rows() == [("whole", 1)]
 
 

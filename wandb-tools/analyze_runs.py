@@ -718,7 +718,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     elif column is None:  # the best value as the goal wants, else the last one
         if not columns:
             # Where names clash, the summary's has a hash.
-            is_stored = any(c.lower().startswith(f"metric_{plain_name}__".lower()) for c in runs.dtypes)
+            is_stored = any(re.fullmatch(f"(?i)metric_{re.escape(plain_name)}__[0-9a-f]{{8}}", c) for c in runs.dtypes)
             if not is_stored and any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
                 how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
                 raise ScriptError(f"{name} is only in the histories: use {how}", WRONG_USAGE)
@@ -1522,7 +1522,7 @@ def introduction(study: Study) -> list[Result]:
         label = re.sub(r" \(.*", "", metric.label)
         covered = coverage(metric_columns(study.runs), study.runs)
         runs_with = {study.runs.label(column): count for column, count in covered.items()}
-        there = [name for name in there if 2 * runs_with.get(name, 0) >= runs_with.get(label, 0)]
+        there = [name for name in there if 2 * runs_with.get(name, math.inf) >= runs_with.get(label, 0)]
         own, there = words(label), sorted(there, key=lambda name: (name != label, -runs_with.get(name, 0)))
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
@@ -1931,7 +1931,8 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
     spans = spans.with_columns(x=end)
     if study.by or not holds_all:  # a table has a row per point: no cell is empty where the curve has a value
         drawn = spans if study.by else spans.join(best, on=RUN_NUMBER, how="semi")
-        points = pl.concat([points, drawn.select("x")]).unique()
+        if (ends := drawn.select("x").unique()).height <= MOST_LINES:
+            points = pl.concat([points, ends]).unique()
     whole = pl.concat([spans.drop("x").join(points, how="cross").select(spans.columns), spans])
     whole = whole.filter(place.is_between("first x", "last x")).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
@@ -1973,8 +1974,10 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
         table, y = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
         size, spread = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in ", table["n"].n_unique() > 1
-        number = ", their number in brackets" * spread
-        notes.append(f"each value is the mean of the runs that have one there{number}; a curve ends with its last run")
+        notes.append(
+            f"each value is the mean of the runs that have one there{', their number in brackets' * spread}; "
+            "a curve ends with its last run"
+        )
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
         if lost.height:
             lost_runs = f", {lost.height} diverged"
@@ -1983,11 +1986,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             bad = f"NaN, infinite, or above the first value and over {DIVERGED:,} times the lowest before"
             notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
     # By the last mean of at least half of a group's runs: the very last one may be a single run's.
-    last = (
-        table.sort("x")
-        .group_by(by)
-        .agg(pl.col(y).filter(pl.col(y).is_finite(), 2 * pl.col("n") >= pl.col("n").max()).last().alias(RANK))
-    )
+    there = pl.sum_horizontal("^(n|n_nonfinite)$")  # also those without a finite value: who diverges is last
+    last = table.sort("x").group_by(by).agg(finite(y).filter(2 * there >= there.max()).last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)

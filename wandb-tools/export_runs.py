@@ -2448,9 +2448,7 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
         keys = {key for of_run in files.values() for key, (file, _) in of_run.items() if file}
         for run_id, of_run in files.items():
-            why = (
-                "it consists of several files (increments, a join, partitions or a list); such tables are not exported"
-            )
+            why = "it is not one file of the run (but increments, a join, partitions, a list or an artifact)"
             project.failed += [Failure(run_id, f"table_{key}", why) for key, (file, _) in of_run.items() if not file]
         for key in sorted(keys - names.keys()):
             names[key] = logged_table_name(project, key, names.values(), options.output)
@@ -2753,7 +2751,7 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
             is_tail, page = False, page_after("")
     frames: list[AnyFrame] = []
     after: str | None = ""
-    count = reached = 0  # lines so far, and the number of the next one
+    count = start = reached = 0  # lines so far, and the numbers of the first and the next one
     while after is not None:
         if page is None:
             raise RequestError("the answer has no console output", status=200, retries=1)
@@ -2772,13 +2770,14 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
             "text": [as_shown(node["line"] or "") for node in nodes],
         }
         frames.append(pl.DataFrame(columns, schema=schema))
+        start = numbers[0] if nodes and not count else start
         count, reached = count + len(nodes), numbers[-1] + 1 if nodes else reached
         if after is not None:
             files.append(source.work / uuid.uuid4().hex)
             write_intermediate(frames[-1], files[-1])
             frames[-1] = pl.scan_parquet(files[-1], glob=False)
             page = page_after(after)
-    history.found = min(count, limit or count)
+    history.found = min(reached - start, limit or reached)  # where W&B lacks lines in between, none can be fetched
     rows = pl.concat([frame.lazy() for frame in frames]) if len(frames) > 1 else frames[0]
     return rows.tail(limit) if 0 < limit < count else rows
 
@@ -2961,7 +2960,7 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
         for sweep in filter(None, answer.values()):
             with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
                 config = yaml_object((sweep["config"] or "").encode())
-                for metric in config.get("metrics") or [config["metric"]]:
+                for metric in [config["metric"]] if config.get("metric") else config["metrics"]:
                     goals.setdefault(str(metric["name"]), set()).add(str(metric.get("goal") or "minimize").lower())
     known = set(GOALS.values())
     project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= known}
