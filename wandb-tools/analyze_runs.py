@@ -2663,7 +2663,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
             remarks.append("intervals that reach 0 or below are not drawn")
         rows = rows.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in numbers)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
-    if len(near) < len(drawn):
+    if is_cut := len(near) < len(drawn):
         remarks.append("extreme values are cut off")
     if key in {"curves", "groups"} and low < high and "ci_low" in numbers:
         # Bands of a few runs can be very wide: they add at most an eighth of the values' range at each end.
@@ -2671,8 +2671,10 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
         least, most = (low / margin, high * margin) if log else (low - margin, high + margin)
         ends = [*domain, *rows["ci_low"].drop_nulls(), *rows["ci_high"].drop_nulls()]
         domain = max(least, min(ends)), min(most, max(ends))
-        remarks += ["wide intervals are cut off"] if domain != (min(ends), max(ends)) else []
-    if low < high and (key == "curves" or len(near) < len(drawn) or remarks[-1:] == ["wide intervals are cut off"]):
+        if domain != (min(ends), max(ends)):
+            is_cut = True
+            remarks.append("wide intervals are cut off")
+    if low < high and (key == "curves" or is_cut):
         # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
         scale |= {"domain": domain, "nice": not log, "clamp": not is_live}
         scale |= {"padding": 8}  # points at the edges are whole

@@ -1740,6 +1740,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
         table.fetched[run.id] = History(frame=rows, mark=run.mark)
         note_cut(table.fetched[run.id], run, rows.height)
         if why := table.fetched[run.id].problem:
+            why = f"its file has only {rows.height:,} of {run.listed:,} rows: {why}"
             project.failed.append(Failure(run.id, unquote(table.name), why))
         write_parts({run.id: table.fetched[run.id]}, work)
 
@@ -2804,7 +2805,7 @@ def note_cut(history: History, run: Wanted, rows: int) -> None:
     """Note if a W&B Table has more than these rows: the SDK writes 10,000 to the file, and all only to an artifact."""
     if 10_000 <= rows < (run.listed or 0):
         history.counted, history.found = run.listed or 0, rows
-        history.problem = f"its file has only {rows:,} of its {run.listed:,} rows; all are in its artifact alone"
+        history.problem = "the SDK puts the others into the Table's artifact alone"
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
