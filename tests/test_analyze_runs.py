@@ -983,3 +983,5 @@ def test_curves_are_clamped_to_their_picture() -> None:
     narrow = rows.with_columns(ci_low=pl.col("value") - 0.1, ci_high=pl.col("value") + 0.1)
     _, scale, remarks = analyze_runs.scaled(narrow, "curves", log=False, is_live=False)
     assert (scale["domain"], remarks) == ((0.9, 4.1), [])
+    for groups, is_cut in ((rows, True), (narrow, False)):  # these have an axis of their own only where it is cut
+        assert ("domain" in analyze_runs.scaled(groups, "groups", log=False, is_live=False)[1]) == is_cut

@@ -702,6 +702,21 @@ def test_steps_that_the_server_spells_as_floats(server, export, out):
     assert (history(out)["_step"].to_list(), runs(out)["last_step"].to_list()) == ([*range(7)], [6])
 
 
+def test_odd_exports_beside_the_rows(server, export, out, tmp_path):
+    """An export without rows or columns, and text that is stored in a dictionary."""
+    server.add_run("team", "demo", "a", summary={"_step": 1})
+    server.add_history("team", "demo", "a", rows=steps(range(2)))
+    text = pl.Series("loss", ["NaN", "NaN"], dtype=pl.Categorical)
+    rows = pl.DataFrame([pl.Series("_step", [2, 3]), text])
+    for name in ("text", "empty"):
+        rows.write_parquet(tmp_path / name)
+        server.store.run("team", "demo", "a").history.add_export(tmp_path / name)
+    pl.DataFrame().write_parquet(tmp_path / "empty")
+    export("team/demo", "--include-history", *QUICK)
+    assert [str(value) for value in history(out)["metric_loss"]][2:] == ["nan", "nan"]
+    assert history(out)["_step"].to_list() == [0, 1, 2, 3]
+
+
 def test_control_characters_in_a_config_are_read_as_the_sdk_reads_them(server, export, out):
     server.add_run("team", "demo", "a")
     text = json.dumps('{"note": {"value": "a\tb"}, "_wandb": {"value": {}}}')
