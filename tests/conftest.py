@@ -155,6 +155,7 @@ def empty_server(shared_server) -> Server:
     defaults = asdict(Settings())
     shared_server.configure(**{name: defaults[name] for name in defaults.keys() - {"base_url", "storage_url"}})
     shared_server.store.entities.clear()
+    shared_server.store.artifacts.clear()
     shared_server.add_entity("tester")
     return shared_server
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -539,19 +540,82 @@ def test_a_list_of_tables_is_named(server, export, out):
     assert failed(out) == [("a", "table_cells")]
 
 
-def test_a_table_that_its_file_does_not_hold_whole_is_named(server, export, out):
-    """The SDK writes 10,000 rows at most to the file."""
+LONG = [[n, math.nan if n % 2 else n / 2, f"t{n}", "Image", [n]] for n in range(12_000)]
+LONG_COLUMNS = ["n", "score", "text", "picture", "array"]
+
+
+def add_long_table(server: Server, rows: int, address: str, columns=LONG_COLUMNS) -> str:
+    """A run with a table of 12,000 rows, as the SDK leaves it: its first rows in a file, `rows` in an artifact.
+
+    There, NaN and arrays are null, and media cells are objects. Returns the artifact's id.
+    """
+    entry = {**entry_of("cells"), "nrows": len(LONG), "artifact_path": address}
+    server.add_run("team", "demo", "a", summary={"cells": entry})
+    file = json.dumps({"columns": LONG_COLUMNS, "data": LONG[:10_000]})
+    server.add_file("team", "demo", "a", entry["path"], file)
+    cells = [[n, None if math.isnan(x) else x, text, {"_type": "image-file"}, None] for n, x, text, *_ in LONG[:rows]]
+    files = {"x y/cells.table.json": json.dumps({"columns": columns, "data": cells}), "media/1.png": ""}
+    return server.add_artifact("team", "demo", "client", files)
+
+
+@pytest.mark.parametrize("scheme", ["wandb-client-artifact", "wandb-artifact"])
+def test_a_long_table_is_completed_from_its_artifact(server, export, out, scheme):
+    """The SDK writes 10,000 rows at most to the run's file. What the artifact lacks of these is taken from there."""
+    artifact_id = add_long_table(server, len(LONG), "")
+    owner = "client" if "client" in scheme else base64.b64decode(artifact_id).hex()
+    add_long_table(server, len(LONG), f"{scheme}://{owner}/x y/cells.table.json")
+    assert export("--tables").code == 0
+    table = table_of(out, "table_cells")
+    assert table["n"].to_list() == [*range(12_000)]
+    scores = [score if n < 10_000 or n % 2 == 0 else None for n, score, *_ in LONG]
+    assert repr(table["score"].to_list()) == repr(scores)
+    assert set(table["picture"]) == {'{"_type": "image-file"}'}
+    assert table["array"].to_list() == [f"[{n}]" if n < 10_000 else None for n in range(12_000)]
+    server.reset()
+    assert export("--tables").code == 0
+    assert "download" not in server.counts()
+
+
+@pytest.mark.parametrize(
+    ("rows", "address", "columns", "got", "error"),
+    [
+        (0, "", LONG_COLUMNS, 10_000, "the SDK puts the others into the Table's artifact alone"),
+        (0, "wandb-client-artifact://gone/x", LONG_COLUMNS, 10_000, "alone, which cannot be read: it does not exist"),
+        (0, "wandb-client-artifact://client/x", LONG_COLUMNS, 10_000, "alone, which cannot be read: it does not exist"),
+        (0, "elsewhere://no hex/x", LONG_COLUMNS, 10_000, "alone, which cannot be read: the answer has an unexpected"),
+        (
+            11_000,
+            "wandb-client-artifact://client/x y/cells.table.json",
+            LONG_COLUMNS,
+            11_000,
+            "its artifact has no more",
+        ),
+        (
+            11_000,
+            "wandb-client-artifact://client/x y/cells.table.json",
+            [*"abcde"],
+            0,
+            "its artifact has other columns",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_read_whole_is_named(server, export, out, rows, address, columns, got, error):
+    add_long_table(server, rows, address, columns)
     add_table(server, "b", "cells", ["n"], [[1]])
-    server.add_run("team", "demo", "a", summary={"cells": {**entry_of("cells"), "nrows": 10_001}})
-    content = json.dumps({"columns": ["n"], "data": [[n] for n in range(10_000)]})
-    server.add_file("team", "demo", "a", entry_of("cells")["path"], content)
     for _ in range(2):
         done = export("--tables")
         assert (done.code, failed(out)) == (3, [("a", "table_cells")])
-        assert (
-            "only 10,000 of 10,001 rows were downloaded: the SDK puts the others into the Table's artifact" in done.err
-        )
-        assert table_of(out, "table_cells").height == 10_001
+        assert error in done.err
+        assert not got or f"only {got:,} of 12,000 rows were downloaded: " in done.err
+        assert table_of(out, "table_cells").height == got + 1
+
+
+def test_an_artifact_is_downloaded_again_where_that_fails(server, export, out):
+    add_long_table(server, len(LONG), "wandb-client-artifact://client/x y/cells.table.json")
+    server.fault("truncate", match={"kind": "download", "path": "/artifacts/"}, times=1)
+    assert export("--tables").code == 0
+    assert server.counts()["fault:truncate"] == 1
+    assert table_of(out, "table_cells").height == len(LONG)
 
 
 def test_what_is_no_table_and_no_table_at_all(server, export, out):
@@ -595,6 +659,8 @@ with wandb.init(entity="team", project="demo", id=run_id, mode=mode, dir=".", se
     table = wandb.Table(columns=["text", "n", "score", "Entity"], data=[["a", 1, 0.5, 1], ["b", None, float("nan"), 2]])
     run.log({"eval/cells": wandb.Table(columns=["old"], data=[[1]])})
     run.log({"eval/cells": table})
+    if mode == "online":
+        run.log({"eval/long": wandb.Table(columns=["n", "text"], data=[[n, f"t{n}"] for n in range(12_345)])})
     time.sleep(0.5)
     run.write_logs("written to the log alone")
     time.sleep(0.5)
@@ -648,6 +714,9 @@ def test_what_the_sdk_logged_is_the_same_from_everywhere(server, export, export_
             for frame in frames:
                 assert [name.partition("__")[0] for name in frame.columns[4:]] == ["text", "n", "score", "Entity"]
                 assert [repr(row[4:]) for row in frame.rows()] == [repr(row) for row in LOGGED_TABLE]
+    assert table_of(out_server, "table_eval%2Flong").rows() == [
+        ("online", "team", "demo", n, n, f"t{n}") for n in range(12_345)
+    ]
 
 
 SHARED = """

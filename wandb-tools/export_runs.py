@@ -62,6 +62,7 @@ Exit codes:
 from __future__ import annotations
 
 import argparse
+import base64
 import configparser
 import copyreg
 import difflib
@@ -196,8 +197,9 @@ Say: TypeAlias = Callable[[str], None]
 AnyFrame: TypeAlias = "pl.DataFrame | pl.LazyFrame"
 Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
 Stated: TypeAlias = Mapping[str, str | None]  # of a metric: its goal, summary and step_metric
-# Of a W&B Table: its path among the run's files ("" if it is not in one of them), and the number of its rows.
-TableFile: TypeAlias = tuple[str, int]
+# Of a W&B Table: its path among the run's files ("" if it is not in one of them), the number of its rows, and the
+# address of its file in an artifact ("" if it is in none).
+TableFile: TypeAlias = tuple[str, int, str]
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
 
@@ -324,6 +326,7 @@ class Wanted(NamedTuple):
     last_step: int | None
     file: str  # of a W&B Table: its path among the run's files
     mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
+    address: str = ""  # of a W&B Table: see TableFile
 
     def key(self, table: Table) -> str:
         """The rows in a part file are known by it; it changes whenever they may change."""
@@ -1738,7 +1741,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             project.failed.append(Failure(run.id, unquote(table.name), f"its file {run.file[:200]} {why}"))
             continue
         table.fetched[run.id] = History(frame=rows, mark=run.mark)
-        note_cut(table.fetched[run.id], run, rows.height)
+        note_cut(table.fetched[run.id], run, rows.height, IN_ARTIFACT)
         if why := table.fetched[run.id].problem:
             why = f"its file has only {rows.height:,} of {run.listed:,} rows: {why}"
             project.failed.append(Failure(run.id, unquote(table.name), why))
@@ -2447,10 +2450,10 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
-        keys = {key for of_run in files.values() for key, (file, _) in of_run.items() if file}
+        keys = {key for of_run in files.values() for key, (file, *_) in of_run.items() if file}
         for run_id, of_run in files.items():
             why = "it is not one file of the run (but increments, a join, partitions, a list or an artifact)"
-            project.failed += [Failure(run_id, f"table_{key}", why) for key, (file, _) in of_run.items() if not file]
+            project.failed += [Failure(run_id, f"table_{key}", why) for key, (file, *_) in of_run.items() if not file]
         for key in sorted(keys - names.keys()):
             names[key] = logged_table_name(project, key, names.values(), options.output)
         tables += [new_table(name, key=key) for key, name in names.items()]
@@ -2480,17 +2483,22 @@ def changed_runs(project: Project, table: Table) -> list[Wanted]:
     changed = []
     about_runs = project.runs.select("id", "history_rows", "last_step", "heartbeat_at")
     for run_id, rows, last_step, active_at in about_runs.sort("id").iter_rows():
-        file, listed = files.get(run_id, ("", rows))
+        file, listed, address = files.get(run_id, ("", rows, ""))
         whole = (file,) if table.key is not None else (str(rows), iso(active_at) or "")
         mark = (*whole, *table.extent)
         if known.get(run_id) not in (whole, mark) and (file or table.key is None or run_id in known):
-            changed.append(Wanted(run_id, listed, last_step, file, mark))
+            changed.append(Wanted(run_id, listed, last_step, file, mark, address))
     return changed
 
 
 # --- the server: rows of histories, consoles and tables -------------------------------------------------------
 
 LIVE_FIELDS = "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }"
+ARTIFACT_ID = "query ArtifactId($id: ID!) { clientIDMapping(clientID: $id) { serverID } }"
+ARTIFACT_FILE = """query ArtifactFile($id: ID!, $names: [String!]) {
+    artifact(id: $id) { files(names: $names) { edges { node { name directUrl } } } } }"""
+FILE_ROWS = 10_000  # of a W&B Table that the SDK writes to a file of the run; its artifact has 200,000
+IN_ARTIFACT = "the SDK puts the others into the Table's artifact alone"
 LIVE_ROWS = IN_PROJECT % ("LiveRows", ", $run: String!, $min: Int64, $max: Int64, $samples: Int", LIVE_FIELDS)
 
 
@@ -2784,32 +2792,78 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
 
 
 def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
-    """Read the file of a W&B Table."""
+    """Read the file of a W&B Table; of a long one also the file in its artifact, which has all rows."""
     if answer["files"] is None:
         raise RequestError("the answer has no files", status=200, retries=1)
     nodes = [edge["node"] for edge in answer["files"]["edges"] if edge["node"]]
-    urls = [node["directUrl"] for node in nodes if node["directUrl"]]
+    urls = [node["directUrl"] for node in nodes if node["directUrl"]][:1]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    file = download(source, urls[0], files, last=b"}", limit=TABLE_BYTES)
+    why = IN_ARTIFACT
+    if run.address and (run.listed or 0) > FILE_ROWS:
+        try:
+            urls.append(artifact_url(source.server, run.address))
+            why = "its artifact has no more"
+        except RequestError as error:
+            why = f"{why}, which cannot be read: {error}"
+    downloads = [download(source, url, files, last=b"}", limit=TABLE_BYTES) for url in urls]
     try:
         with source.server.conversions:
-            rows = table_rows(file.read_bytes())
+            rows = table_rows(*(file.read_bytes() for file in downloads))
     except ValueError as error:
         raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
-    note_cut(history, run, rows.height)
+    note_cut(history, run, rows.height, why)
     return rows
 
 
-def note_cut(history: History, run: Wanted, rows: int) -> None:
-    """Note if a W&B Table has more than these rows: the SDK writes 10,000 to the file, and all only to an artifact."""
-    if 10_000 <= rows < (run.listed or 0):
-        history.counted, history.found = run.listed or 0, rows
-        history.problem = "the SDK puts the others into the Table's artifact alone"
+def artifact_url(server: Server, address: str) -> str:
+    """The signed URL of a file in an artifact, by the address that the SDK stores: `wandb-client-artifact://id/file`."""
+    scheme, _, path = address.partition("://")
+    owner, _, name = path.partition("/")
+    with reading_answer():
+        if scheme == "wandb-client-artifact":
+            mapping = server.api.ask(ARTIFACT_ID, {"id": owner})["clientIDMapping"] or {"serverID": ""}
+            artifact_id = mapping["serverID"]
+        else:
+            artifact_id = base64.b64encode(bytes.fromhex(owner)).decode()
+        artifact = server.api.ask(ARTIFACT_FILE, {"id": artifact_id, "names": [name]})["artifact"]
+        edges = artifact["files"]["edges"] if artifact else ()
+        urls = [str(edge["node"]["directUrl"]) for edge in edges if edge["node"]["name"] == name]
+    if not urls:
+        raise RequestError("it does not exist", status=404, retries=0)
+    return urls[0]
 
 
-def table_rows(content: bytes) -> pl.DataFrame:
-    """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none."""
+def note_cut(history: History, run: Wanted, rows: int, why: str) -> None:
+    """Note why a W&B Table has only these rows, if it had more."""
+    if FILE_ROWS <= rows < (run.listed or 0):
+        history.counted, history.found, history.problem = run.listed or 0, rows, why
+
+
+def table_rows(content: bytes, longer: bytes | None = None) -> pl.DataFrame:
+    """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none.
+
+    `longer`: the file of its artifact, which has all rows. There, NaN is null, and arrays are in other files.
+    """
+    names, rows = parsed_table(content)
+    if longer is not None:
+        known, (others, rows) = rows, parsed_table(longer)
+        if others != names:
+            raise ValueError("its artifact has other columns")
+        for row, same in zip(rows, known, strict=False):
+            row[:] = [other if value is None else value for value, other in zip(row, same, strict=True)]
+    series = {"order": pl.Series("order", range(len(rows)), dtype=pl.Int64)}
+    columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [()] * len(names)
+    for number, (name, values) in enumerate(zip(names, columns, strict=True)):
+        key = column_key((str(name),))
+        key = column_key((str(name), str(number))) if key in series else key
+        column = settled_series(key, values)
+        series[key] = column if column.count() else pl.Series(key, values, dtype=pl.Null)  # other runs decide its dtype
+    return pl.DataFrame(list(series.values()))
+
+
+def parsed_table(content: bytes) -> tuple[list[Any], list[list[Any]]]:
+    """The names of the columns and the rows in a W&B Table's file; ValueError if it holds none."""
     if content.startswith(LFS_POINTER):
         raise ValueError(NOT_PULLED)
     # orjson neither accepts the NaN of the SDK nor keeps whole numbers beyond 64 bits.
@@ -2819,14 +2873,7 @@ def table_rows(content: bytes) -> pl.DataFrame:
         raise ValueError("it is not a table")  # noqa: TRY004 - of a file, as what the parser raises
     if not (set(map(type, rows)) <= {list} and set(map(len, rows)) <= {len(names)}):
         raise ValueError("its rows do not fit its columns")
-    series = {"order": pl.Series("order", range(len(rows)), dtype=pl.Int64)}
-    columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [()] * len(names)
-    for number, (name, values) in enumerate(zip(names, columns, strict=True)):
-        key = column_key((str(name),))
-        key = column_key((str(name), str(number))) if key in series else key
-        column = settled_series(key, values)
-        series[key] = column if column.count() else pl.Series(key, values, dtype=pl.Null)  # other runs decide its dtype
-    return pl.DataFrame(list(series.values()))
+    return names, rows
 
 
 def live_rows(source: RowSource, run: Wanted, answer: Any, *, are_all: bool) -> tuple[list[str], str]:
@@ -3071,7 +3118,8 @@ def tables_in(summary: Mapping[str, object]) -> dict[str, TableFile]:
             is_below = isinstance(file, str) and {"", ".."}.isdisjoint(re.split(r"[/\\]", file))  # the run's folder
             if is_below or not is_one:
                 key = f"{key}__{path_hash(path)[:8]}" if key in found else key
-                found[key] = str(file) if is_one else "", rows if isinstance(rows, int) else 0
+                address = str(first.get("artifact_path") or "")
+                found[key] = str(file) if is_one else "", rows if isinstance(rows, int) else 0, address
     return found
 
 

@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .faults import Faults
-    from .store import RunFile, Store, Sweep
+    from .store import Artifact, RunFile, Store, Sweep
     from .web import Request, Settings
 
 DEFAULT_PAGE = 50
 DEFAULT_SAMPLES = 500
 DOCUMENTS_KEPT = 512
+MANIFEST = "wandb_manifest.json"  # of an artifact, among its files in the storage, but not in their list
 FEATURES = ["SWEEPS_QUERY_FILTERING", "MARK_RUN_FILES_UPLOADED"]
 
 
@@ -308,6 +309,13 @@ class Resolvers:
 
     query_model = query_project
 
+    def query_client_idmapping(self, _, client_id: str):
+        found = [artifact for artifact in self.store.artifacts.values() if artifact.client_id == client_id]
+        return {"serverID": found[0].id} if found else None
+
+    def query_artifact(self, _, id: str):  # noqa: A002
+        return self.store.artifacts.get(id)
+
     # User, Project
 
     def user_flags(self, user):
@@ -448,17 +456,48 @@ class Resolvers:
         return self.connection([self.file(run, file) for file in found], after, first)
 
     def file(self, run: Run, file: RunFile) -> dict[str, Any]:
-        path = f"{run.project.entity}/{run.project.name}/{run.id}/{file.name}"
+        owner = f"{run.project.entity}/{run.project.name}/{run.id}"
+        url = f"{self.settings.base_url}/files/{owner}/{file.name}"
+        return self.stored(f"/storage/{owner}", file) | {"url": url}
+
+    def stored(self, owner: str, file: RunFile) -> dict[str, Any]:
+        """A file by the storage path of the run or artifact that it belongs to."""
         return {
-            "id": global_id("File", run.id, file.name),
+            "id": global_id("File", owner, file.name),
             "name": file.name,
-            "url": f"{self.settings.base_url}/files/{path}",
-            "directUrl": self.signed(f"/storage/{path}"),
+            "directUrl": self.signed(f"{owner}/{file.name}"),
             "sizeBytes": len(file.content),
             "mimetype": file.mimetype,
             "updatedAt": file.updated_at,
             "md5": file.md5,
         }
+
+    # Artifact
+
+    def project_artifact(self, project: Project, name: str):
+        """The newest version of the artifact; `name` may end in an alias, all of which mean this one here."""
+        asked = (project.entity, project.name, name.partition(":")[0])
+        found = [each for each in self.store.artifacts.values() if (each.entity, each.project, each.name) == asked]
+        return next((artifact for artifact in reversed(found) if artifact.state == "COMMITTED"), None)
+
+    def artifact_artifact_type(self, artifact: Artifact):
+        return {"name": artifact.kind}
+
+    def artifact_artifact_sequence(self, artifact: Artifact):
+        project = self.store.project(artifact.entity, artifact.project)
+        return {"latestArtifact": self.project_artifact(project, artifact.name)}
+
+    def artifact_current_manifest(self, artifact: Artifact):
+        url = self.signed(f"/artifacts/{artifact.entity}/{artifact.project}/{artifact.number}/{MANIFEST}")
+        file = {"id": global_id("File", artifact.id, MANIFEST), "directUrl": url, "uploadUrl": url, "uploadHeaders": []}
+        return {"id": global_id("ArtifactManifest", artifact.number), "file": file}
+
+    def artifact_files(self, artifact: Artifact, names=None, after=None, first=None):
+        found = [
+            artifact.files[name] for name in sorted(artifact.files.keys() - {MANIFEST}) if name in (names or [name])
+        ]
+        owner = f"{artifact.entity}/{artifact.project}/{artifact.number}"
+        return self.connection([self.stored(f"/artifacts/{owner}", file) for file in found], after, first)
 
     # Sweep
 
@@ -510,6 +549,29 @@ class Resolvers:
 
     def mutation_mark_run_files_uploaded(self, _, input: Mapping[str, Any]):  # noqa: A002
         return {"success": True}
+
+    def mutation_create_artifact(self, _, input: Mapping[str, Any]):  # noqa: A002
+        names = (
+            "entity_name project_name artifact_collection_name artifact_type_name client_id sequence_client_id digest"
+        )
+        return {"artifact": self.store.add_artifact(*(input[name] for name in names.split()))}
+
+    def mutation_create_artifact_manifest(self, _, input: Mapping[str, Any]):  # noqa: A002
+        return {"artifactManifest": self.artifact_current_manifest(self.store.artifacts[input["artifact_id"]])}
+
+    def mutation_create_artifact_files(self, _, input: Mapping[str, Any]):  # noqa: A002
+        edges = []
+        for file in input["artifact_files"]:
+            artifact = self.store.artifacts[file["artifact_id"]]
+            path = f"/artifacts/{artifact.entity}/{artifact.project}/{artifact.number}/{file['name']}"
+            node = {"storagePath": path, "uploadUrl": self.signed(path), "uploadHeaders": [], "artifact": artifact}
+            edges.append({"node": node})
+        return {"files": {"edges": edges}}
+
+    def mutation_commit_artifact(self, _, input: Mapping[str, Any]):  # noqa: A002
+        artifact = self.store.artifacts[input["artifact_id"]]
+        artifact.state = "COMMITTED"
+        return {"artifact": artifact}
 
 
 RUN_CHANGES = {  # the input of upsertBucket → the field of Run

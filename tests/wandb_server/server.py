@@ -18,7 +18,7 @@ from .web import App, Service, Settings
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 API_KEY = "0" * 40
 REMOTE = [  # what a control call may call
@@ -206,6 +206,14 @@ class Server:
         with self.store.lock:
             body = content.encode() if isinstance(content, str) else content
             self.run(entity, project, run_id).files[name] = RunFile(name, body, now())
+
+    def add_artifact(self, entity: str, project: str, client_id: str, files: Mapping[str, str]) -> str:
+        """A committed artifact with these files, by name; returns its id."""
+        with self.store.lock:
+            artifact = self.store.add_artifact(entity, project, client_id, "run_table", client_id, client_id, "digest")
+            artifact.state = "COMMITTED"
+            artifact.files = {name: RunFile(name, content.encode(), now()) for name, content in files.items()}
+            return artifact.id
 
     def add_tables(
         self, entity: str, project: str, n: int, *, rows: int = 1000, key: str = "predictions", distinct: int = 10

@@ -69,6 +69,24 @@ class RunFile:
 
 
 @dataclass(eq=False)
+class Artifact:
+    entity: str
+    project: str
+    number: int  # of all artifacts
+    name: str  # of all versions
+    kind: str
+    client_id: str
+    sequence: str  # the client's id of all versions
+    digest: str
+    state: str = "PENDING"
+    files: dict[str, RunFile] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return global_id("Artifact", self.number)
+
+
+@dataclass(eq=False)
 class Sweep:
     project: Project
     name: str
@@ -208,6 +226,7 @@ class Store:
     viewer: User
     folder: Path  # where exports are kept
     entities: dict[str, dict[str, Project]] = field(default_factory=dict)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)  # by id
     lock: threading.RLock = field(default_factory=threading.RLock)
     projects_made: int = 0
 
@@ -236,6 +255,16 @@ class Store:
     def run(self, entity: str, project: str, run_id: str) -> Run:
         """That run; KeyError where there is none."""
         return self.entities[entity][project].runs[run_id]
+
+    def add_artifact(self, entity: str, project: str, *values: str) -> Artifact:
+        artifact = Artifact(entity, project, len(self.artifacts), *values)
+        return self.artifacts.setdefault(artifact.id, artifact)
+
+    def files_at(self, service: str, entity: str, project: str, owner: str) -> dict[str, RunFile]:
+        """The files of a run or of an artifact; KeyError where there is none."""
+        if service == "artifacts":
+            return self.artifacts[global_id("Artifact", owner)].files
+        return self.run(entity, project, owner).files
 
     def run_of_storage_id(self, storage_id: str) -> Run | None:
         with suppress(ValueError, KeyError):

@@ -294,23 +294,22 @@ class App:
         return Answer(302, headers={"Location": location})
 
     def upload(self, request: Request, body: bytes) -> Answer:
-        name = request.path.split("/", 5)[5]
+        *place, name = request.path.split("/", 5)[1:]
         try:
             with self.store.lock:
-                self.run_at(request).files[name] = RunFile(name, body, now())
+                self.store.files_at(*place)[name] = RunFile(name, body, now())
         except KeyError:
             return denied("no such run")
         return Answer()
 
     def download(self, request: Request, wanted: str | None) -> Answer:
-        name = request.path.split("/", 5)[5]
+        *place, name = request.path.split("/", 5)[1:]
         try:
             with self.store.lock:
-                run = self.run_at(request)
-                if request.path.startswith("/exports/"):
-                    file = run.history.exports[int(name.removesuffix(".parquet"))].file
+                if place[0] == "exports":
+                    file = self.run_at(request).history.exports[int(name.removesuffix(".parquet"))].file
                 else:
-                    file = run.files[name]
+                    file = self.store.files_at(*place)[name]
         except (KeyError, IndexError, ValueError):
             return Answer(404, b"<Error><Code>NoSuchKey</Code></Error>", "application/xml")
         content = file.content if isinstance(file, RunFile) else file.read_bytes()
@@ -487,9 +486,9 @@ class Handler(BaseHTTPRequestHandler):
                 kind = "file_stream"
             case "api", "GET" | "HEAD", ["files", _, _, _, _]:
                 kind = "file"
-            case "storage", "PUT", ["storage", _, _, _, _]:
+            case "storage", "PUT", ["storage" | "artifacts", _, _, _, _]:
                 kind = "upload"
-            case "storage", "GET" | "HEAD", ["storage" | "exports", _, _, _, _]:
+            case "storage", "GET" | "HEAD", ["storage" | "artifacts" | "exports", _, _, _, _]:
                 kind = "download"
         about = kind in {"file_stream", "file", "upload", "download"}
         return Request(
