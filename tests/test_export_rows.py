@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import re
@@ -659,8 +660,7 @@ with wandb.init(entity="team", project="demo", id=run_id, mode=mode, dir=".", se
     table = wandb.Table(columns=["text", "n", "score", "Entity"], data=[["a", 1, 0.5, 1], ["b", None, float("nan"), 2]])
     run.log({"eval/cells": wandb.Table(columns=["old"], data=[[1]])})
     run.log({"eval/cells": table})
-    if mode == "online":
-        run.log({"eval/long": wandb.Table(columns=["n", "text"], data=[[n, f"t{n}"] for n in range(12_345)])})
+    run.log({"eval/long": wandb.Table(columns=["n", "text"], data=[[n, f"t{n}"] for n in range(12_345)])})
     time.sleep(0.5)
     run.write_logs("written to the log alone")
     time.sleep(0.5)
@@ -714,9 +714,15 @@ def test_what_the_sdk_logged_is_the_same_from_everywhere(server, export, export_
             for frame in frames:
                 assert [name.partition("__")[0] for name in frame.columns[4:]] == ["text", "n", "score", "Entity"]
                 assert [repr(row[4:]) for row in frame.rows()] == [repr(row) for row in LOGGED_TABLE]
-    assert table_of(out_server, "table_eval%2Flong").rows() == [
-        ("online", "team", "demo", n, n, f"t{n}") for n in range(12_345)
-    ]
+    rows = [(n, n, f"t{n}") for n in range(12_345)]
+    assert [row[3:] for row in table_of(out, "table_eval%2Flong").rows()] == rows
+    assert [row[3:] for row in table_of(out_server, "table_eval%2Flong").rows()] == rows * 2
+    # Without the artifact the log's table is not whole. What was exported stays.
+    shutil.rmtree(tmp_path / "sdk" / "data" / "artifacts")
+    done = export_logs("--tables")
+    assert (done.code, failed(out)) == (3, [("synced", "table_eval/long")])
+    assert "error: synced: table_eval/long: its file has only 10,000 of 12,345 rows: the SDK puts" in done.err
+    assert table_of(out, "table_eval%2Flong").height == 12_345
 
 
 SHARED = """
@@ -921,7 +927,8 @@ def test_dtypes_of_system_metrics_are_those_of_the_project(export_logs, tmp_path
     assert dtypes == [pl.Int64, pl.Float64]
 
 
-def add_logged_table(folder: Path, run_id: str, content: str | None, entry: dict[str, Any] | None = None) -> None:
+def add_logged_table(folder: Path, run_id: str, content: str | None, entry: dict[str, Any] | None = None) -> Path:
+    """Write a log whose summary names a table, and the table's file beside it; returns the log."""
     entry = entry or entry_of("cells")
     summary = {"cells": json.dumps(entry)}
     file = write_log(folder, run_id, summary=summary, entity="team", project="demo")
@@ -929,6 +936,7 @@ def add_logged_table(folder: Path, run_id: str, content: str | None, entry: dict
         place = file.parent / "files" / entry["path"]
         place.parent.mkdir(parents=True)
         place.write_text(content, encoding="utf-8")
+    return file
 
 
 def test_whole_numbers_of_any_length_in_a_table_keep_their_digits():
@@ -960,12 +968,24 @@ def test_tables_of_logs(export_logs, tmp_path, out):
     assert repr_of(table_of(out, "table_cells")) == before
 
 
-def test_a_table_in_a_log_that_its_file_does_not_hold_whole_is_named(export_logs, tmp_path, out):
-    content = json.dumps({"columns": ["n"], "data": [[n] for n in range(10_000)]})
-    add_logged_table(tmp_path / "logs", "r", content, {**entry_of("cells"), "nrows": 10_001})
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_long_table_in_a_log(export_logs, tmp_path, out, is_same):
+    """Its artifact waits for `wandb sync`, in a file that the log names; a file with another checksum is not read."""
+    cells = [[n] for n in range(12_000)]
+    content = json.dumps({"columns": ["n"], "data": cells[:10_000]})
+    entry = {**entry_of("cells"), "nrows": 12_000, "artifact_path": "wandb-client-artifact://mine/cells.table.json"}
+    log = add_logged_table(tmp_path / "logs", "r", content, entry)
+    staged = tmp_path / "staged"
+    staged.write_text(json.dumps({"columns": ["n"], "data": cells}), encoding="utf-8")
+    digest = base64.b64encode(hashlib.md5(staged.read_bytes()).digest()).decode() if is_same else "another"
+    record = export_runs.wandb_proto().Record()
+    record.artifact.client_id = "mine"
+    record.artifact.manifest.contents.add(path="cells.table.json", digest=digest, local_path=str(staged))
+    payloads = [placed.payload for placed in records_of(log.read_bytes())]
+    log.write_bytes(log_of([*payloads, record.SerializeToString()]))
     done = export_logs("--tables")
-    assert (done.code, failed(out)) == (3, [("r", "table_cells")])
-    assert table_of(out, "table_cells").height == 10_000
+    assert (done.code, failed(out)) == ((0, []) if is_same else (3, [("r", "table_cells")]))
+    assert table_of(out, "table_cells").height == (12_000 if is_same else 10_000)
 
 
 def test_a_table_that_was_exported_and_logged_again(export_logs, tmp_path, out):

@@ -625,6 +625,7 @@ class Log:
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
     parts: defaultdict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))  # by the table's name
     skipped: set[KeyPath] = field(default_factory=set)
+    staged: dict[str, tuple[str, str]] = field(default_factory=dict)  # by address: see `staged_table`
 
     @property
     def run_id(self) -> str:
@@ -763,6 +764,10 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         from google.protobuf.json_format import MessageToDict
 
         log.machines.setdefault(record.environment.writer_id, {}).update(MessageToDict(record.environment))
+    elif kind == "artifact":
+        owner = f"wandb-client-artifact://{record.artifact.client_id}"
+        tables = [entry for entry in record.artifact.manifest.contents if entry.path.endswith(".table.json")]
+        log.staged |= {f"{owner}/{entry.path}": (entry.local_path, entry.digest) for entry in tables}
     elif kind == "exit":
         log.exit_code, log.runtime_s = record.exit.exit_code, record.exit.runtime
     elif kind == "output_logger" and rows.options.console:  # by `write_logs`; the record has no time
@@ -1734,7 +1739,8 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
         files = [log.file.parent / name / run.file for log in reversed(logs[run.id]) for name in ("files", "")]
         try:
             file = next(filter(Path.is_file, files), files[0])
-            rows = table_rows(regular(file).read_bytes())
+            longer = staged_table(run, logs[run.id]) if (run.listed or 0) > FILE_ROWS else None
+            rows = table_rows(regular(file).read_bytes(), longer)
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "does not exist" if isinstance(error, FileNotFoundError) else why
@@ -1746,6 +1752,16 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             why = f"its file has only {rows.height:,} of {run.listed:,} rows: {why}"
             project.failed.append(Failure(run.id, unquote(table.name), why))
         write_parts({run.id: table.fetched[run.id]}, work)
+
+
+def staged_table(run: Wanted, logs: Sequence[Log]) -> bytes | None:
+    """The file of a W&B Table in an artifact that `wandb sync` has not uploaded yet; None without it."""
+    for local_path, digest in [log.staged[run.address] for log in logs if run.address in log.staged]:
+        with suppress(OSError, ValueError):
+            content = regular(Path(local_path)).read_bytes()
+            if base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode() == digest:
+                return content  # else it is another file: a log may name any
+    return None
 
 
 # --- the server: its URL and the key --------------------------------------------------------------------------
