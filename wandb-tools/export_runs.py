@@ -2022,7 +2022,7 @@ class Server:
         self.downloads = DOWNLOADS_A_WORKER * self.workers
         self.api = Client(base_url, key, threads=self.workers, **limits)
         self.storage = Client("", None, threads=self.downloads, **limits)
-        self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: bounds memory
+        self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: more need memory, and no less time
         self.forward = FORWARD  # empty for a server that does not know it
 
 
@@ -2228,7 +2228,8 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
             inactive.update({node["name"] for node in nodes} - {node["name"] for node in late})
             nodes = late
         nodes = [node for node in nodes if node["name"] not in project.lost]
-        project.pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
+        with server.conversions:
+            project.pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
         return rest
 
     server.meter.add(runs_wanted=project.selected)
