@@ -2022,7 +2022,7 @@ class Server:
         self.downloads = DOWNLOADS_A_WORKER * self.workers
         self.api = Client(base_url, key, threads=self.workers, **limits)
         self.storage = Client("", None, threads=self.downloads, **limits)
-        self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: more need memory, and no less time
+        self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: more need only memory
         self.forward = FORWARD  # empty for a server that does not know it
 
 
