@@ -524,7 +524,7 @@ def test_a_table_that_cannot_be_had_costs_itself_alone(server, export, out):
     assert table_of(out, "table_cells").height == 4 + len(bad)
 
 
-@pytest.mark.parametrize("kind", ["incremental-table-file", "joined-table", "partitioned-table"])
+@pytest.mark.parametrize("kind", ["joined-table", "partitioned-table"])
 def test_a_table_of_several_files_is_named(server, export, out, kind):
     entry = {**entry_of("cells"), "_type": kind} if kind != "partitioned-table" else {"_type": kind, "parts_path": "x"}
     server.add_run("team", "demo", "parts", summary={"cells": entry})
@@ -533,6 +533,71 @@ def test_a_table_of_several_files_is_named(server, export, out, kind):
     assert (done.code, failed(out)) == (3, [("parts", "table_cells")])
     assert "error: parts: table_cells: it is not one file of the run" in done.err
     assert table_of(out, "table_cells").select("run_id", "n").rows() == [("whole", 1)]
+
+
+def increment(step: int, key: str = "cells") -> str:
+    """The file of a table's increment."""
+    return f"media/table/{key}_{step}_{'0123456789abcdef'[step % 16] * 20}.table.json"
+
+
+def incremental(last_step: int, increments: int, rows: int) -> dict[str, Any]:
+    """What a summary says of an incremental table."""
+    entry = {**entry_of("cells"), "_type": "incremental-table-file", "path": increment(last_step), "nrows": rows}
+    return entry | {"increment_num": increments - 1}
+
+
+INCREMENTS = {
+    increment(5): '{"columns": ["n"], "data": [["of an earlier table"]]}',
+    increment(9): '{"columns": ["n"], "data": [[NaN], [1]]}',
+    increment(10): '{"columns": ["n"], "data": [[2]]}',
+    increment(100): '{"columns": ["n"], "data": [[3], [4]]}',
+    increment(101): '{"columns": ["n"], "data": [["of later"]]}',
+    increment(50, "cells_9"): '{"columns": ["n"], "data": [["of another key"]]}',
+    increment(50, "xcells"): '{"columns": ["n"], "data": [["of another key"]]}',
+    "media/table/cells_x.table.json": "",
+}
+
+
+@pytest.mark.parametrize("is_offline", [False, True])
+def test_an_incremental_table_is_read_from_all_its_files(server, export, export_logs, tmp_path, out, is_offline):
+    entry = incremental(100, 3, 5)
+    if is_offline:
+        log = add_logged_table(tmp_path / "logs", "a", "", entry)
+        for name, content in INCREMENTS.items():
+            (log.parent / "files" / name).write_text(content, encoding="utf-8")
+    server.add_run("team", "demo", "a", summary={"cells": entry})
+    for name, content in INCREMENTS.items():
+        server.add_file("team", "demo", "a", name, content)
+    done = (export_logs if is_offline else export)("--tables")
+    assert done.code == 0, done.err
+    assert repr(table_of(out, "table_cells")["n"].to_list()) == "[nan, 1.0, 2.0, 3.0, 4.0]"
+    assert table_of(out, "table_cells")["row"].to_list() == [*range(5)]
+
+
+@pytest.mark.parametrize(
+    ("missing", "error"),
+    [
+        (increment(100), f"its file {increment(100)} does not exist"),
+        (increment(9), "only 3 of 5 rows were downloaded: files of its increments are missing"),
+    ],
+)
+def test_an_incremental_table_without_one_of_its_files_is_named(server, export, out, missing, error):
+    server.add_run("team", "demo", "a", summary={"cells": incremental(100, 3, 5)})
+    add_table(server, "whole", "cells", ["n"], [[1]])
+    for name in INCREMENTS.keys() - {missing, increment(5)}:
+        server.add_file("team", "demo", "a", name, INCREMENTS[name])
+    done = export("--tables")
+    assert (done.code, failed(out)) == (3, [("a", "table_cells")])
+    assert error in done.err
+
+
+def test_increments_with_different_columns_are_no_table(server, export, out):
+    server.add_run("team", "demo", "a", summary={"cells": incremental(10, 2, 2)})
+    server.add_file("team", "demo", "a", increment(9), '{"columns": ["m"], "data": [[1]]}')
+    server.add_file("team", "demo", "a", increment(10), INCREMENTS[increment(10)])
+    done = export("--tables")
+    assert (done.code, failed(out)) == (3, [("a", "table_cells")])
+    assert "its files have different columns" in done.err
 
 
 def test_a_list_of_tables_is_named(server, export, out):
@@ -596,7 +661,7 @@ def test_a_long_table_is_completed_from_its_artifact(server, export, out, scheme
             "wandb-client-artifact://client/x y/cells.table.json",
             [*"abcde"],
             0,
-            "its artifact has other columns",
+            "its files have different columns",
         ),
     ],
 )
@@ -661,6 +726,11 @@ with wandb.init(entity="team", project="demo", id=run_id, mode=mode, dir=".", se
     run.log({"eval/cells": wandb.Table(columns=["old"], data=[[1]])})
     run.log({"eval/cells": table})
     run.log({"eval/long": wandb.Table(columns=["n", "text"], data=[[n, f"t{n}"] for n in range(12_345)])})
+    parts = wandb.Table(columns=["n", "score"], log_mode="INCREMENTAL")
+    for n in range(0, 12, 2):
+        parts.add_data(n, float("nan"))
+        parts.add_data(n + 1, 0.5)
+        run.log({"eval/parts": parts})
     time.sleep(0.5)
     run.write_logs("written to the log alone")
     time.sleep(0.5)
@@ -717,11 +787,14 @@ def test_what_the_sdk_logged_is_the_same_from_everywhere(server, export, export_
     rows = [(n, n, f"t{n}") for n in range(12_345)]
     assert [row[3:] for row in table_of(out, "table_eval%2Flong").rows()] == rows
     assert [row[3:] for row in table_of(out_server, "table_eval%2Flong").rows()] == rows * 2
+    rows = [repr((n, n, 0.5 if n % 2 else math.nan)) for n in range(12)]
+    assert [repr(row[3:]) for row in table_of(out, "table_eval%2Fparts").rows()] == rows
+    assert [repr(row[3:]) for row in table_of(out_server, "table_eval%2Fparts").rows()] == rows * 2
     # Without the artifact the log's table is not whole. What was exported stays.
     shutil.rmtree(tmp_path / "sdk" / "data" / "artifacts")
     done = export_logs("--tables")
     assert (done.code, failed(out)) == (3, [("synced", "table_eval/long")])
-    assert "error: synced: table_eval/long: its file has only 10,000 of 12,345 rows: the SDK puts" in done.err
+    assert "error: synced: table_eval/long: only 10,000 of 12,345 rows are there: the SDK puts" in done.err
     assert table_of(out, "table_eval%2Flong").height == 12_345
 
 

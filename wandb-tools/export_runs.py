@@ -197,9 +197,6 @@ Say: TypeAlias = Callable[[str], None]
 AnyFrame: TypeAlias = "pl.DataFrame | pl.LazyFrame"
 Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
 Stated: TypeAlias = Mapping[str, str | None]  # of a metric: its goal, summary and step_metric
-# Of a W&B Table: its path among the run's files ("" if it is not in one of them), the number of its rows, and the
-# address of its file in an artifact ("" if it is in none).
-TableFile: TypeAlias = tuple[str, int, str]
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
 
@@ -280,6 +277,15 @@ class MetricDefinition(NamedTuple):
     step_metric: str | None
 
 
+class TableFile(NamedTuple):
+    """A W&B Table as a run's summary names it."""
+
+    path: str = ""  # among the run's files; empty if it is in none of them
+    rows: int | None = 0
+    increments: int = 1  # files with its rows; `path` is the last one
+    address: str = ""  # of its file in an artifact
+
+
 class Run(NamedTuple):
     """One run, from a server, from logs or from an earlier export."""
 
@@ -326,7 +332,8 @@ class Wanted(NamedTuple):
     last_step: int | None
     file: str  # of a W&B Table: its path among the run's files
     mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
-    address: str = ""  # of a W&B Table: see TableFile
+    increments: int = 1  # of a W&B Table: see TableFile, as for the next one
+    address: str = ""
 
     def key(self, table: Table) -> str:
         """The rows in a part file are known by it; it changes whenever they may change."""
@@ -1736,11 +1743,16 @@ def rewritten(
 def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Log]], work: Path) -> None:
     """Fill in the rows of a W&B Table from the files beside the logs of the project's runs, by id."""
     for run in changed_runs(project, table):
-        files = [log.file.parent / name / run.file for log in reversed(logs[run.id]) for name in ("files", "")]
+        there: dict[str, Path] = {}  # the run's files, by their names
+        place = run.file[: -len(Path(run.file).name)]
+        for log, name in itertools.product(logs[run.id], ("", "files")):
+            with suppress(OSError):
+                there |= {place + file.name: file for file in (log.file.parent / name / place).iterdir()}
         try:
-            file = next(filter(Path.is_file, files), files[0])
+            if not (names := files_of_table(run, there)):
+                raise FileNotFoundError
             longer = staged_table(run, logs[run.id]) if (run.listed or 0) > FILE_ROWS else None
-            rows = table_rows(regular(file).read_bytes(), longer)
+            rows = table_rows(*(regular(there[name]).read_bytes() for name in names), longer=longer)
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "does not exist" if isinstance(error, FileNotFoundError) else why
@@ -1749,7 +1761,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
         table.fetched[run.id] = History(frame=rows, mark=run.mark)
         note_cut(table.fetched[run.id], run, rows.height, IN_ARTIFACT)
         if why := table.fetched[run.id].problem:
-            why = f"its file has only {rows.height:,} of {run.listed:,} rows: {why}"
+            why = f"only {rows.height:,} of {run.listed:,} rows are there: {why}"
             project.failed.append(Failure(run.id, unquote(table.name), why))
         write_parts({run.id: table.fetched[run.id]}, work)
 
@@ -2467,10 +2479,10 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
-        keys = {key for of_run in files.values() for key, (file, *_) in of_run.items() if file}
+        keys = {key for of_run in files.values() for key, file in of_run.items() if file.path}
         for run_id, of_run in files.items():
-            why = "it is not one file of the run (but increments, a join, partitions, a list or an artifact)"
-            project.failed += [Failure(run_id, f"table_{key}", why) for key, (file, *_) in of_run.items() if not file]
+            why = "it is not one file of the run (but a join, partitions, a list or an artifact)"
+            project.failed += [Failure(run_id, f"table_{key}", why) for key, file in of_run.items() if not file.path]
         for key in sorted(keys - names.keys()):
             names[key] = logged_table_name(project, key, names.values(), options.output)
         tables += [new_table(name, key=key) for key, name in names.items()]
@@ -2500,11 +2512,11 @@ def changed_runs(project: Project, table: Table) -> list[Wanted]:
     changed = []
     about_runs = project.runs.select("id", "history_rows", "last_step", "heartbeat_at")
     for run_id, rows, last_step, active_at in about_runs.sort("id").iter_rows():
-        file, listed, address = files.get(run_id, ("", rows, ""))
-        whole = (file,) if table.key is not None else (str(rows), iso(active_at) or "")
+        file = files.get(run_id, TableFile(rows=rows))
+        whole = (file.path,) if table.key is not None else (str(rows), iso(active_at) or "")
         mark = (*whole, *table.extent)
-        if known.get(run_id) not in (whole, mark) and (file or table.key is None or run_id in known):
-            changed.append(Wanted(run_id, listed, last_step, file, mark, address))
+        if known.get(run_id) not in (whole, mark) and (file.path or table.key is None or run_id in known):
+            changed.append(Wanted(run_id, file.rows, last_step, file.path, mark, file.increments, file.address))
     return changed
 
 
@@ -2515,6 +2527,8 @@ ARTIFACT_ID = "query ArtifactId($id: ID!) { clientIDMapping(clientID: $id) { ser
 ARTIFACT_FILE = """query ArtifactFile($id: ID!, $names: [String!]) {
     artifact(id: $id) { files(names: $names) { edges { node { name directUrl } } } } }"""
 FILE_ROWS = 10_000  # of a W&B Table that the SDK writes to a file of the run; its artifact has 200,000
+MOST_INCREMENTS = 1_000  # files of an incremental table
+INCREMENT = re.compile(r"(.*)_([0-9]+)_[^_]+", re.DOTALL)  # media/table/<key>_<step>_<hash>.table.json
 IN_ARTIFACT = "the SDK puts the others into the Table's artifact alone"
 LIVE_ROWS = IN_PROJECT % ("LiveRows", ", $run: String!, $min: Int64, $max: Int64, $samples: Int", LIVE_FIELDS)
 
@@ -2684,7 +2698,11 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
     if table.name == "system":
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
     if table.key is not None:
-        return f"files(names: [{json.dumps(run.file, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
+        where = f"names: [{json.dumps(run.file, ensure_ascii=False)}]"
+        if run.increments > 1:
+            like = re.sub(r"[0-9]+_[^_]*$", "%", run.file)
+            where = f"pattern: {json.dumps(like, ensure_ascii=False)}, first: {MOST_INCREMENTS}"
+        return f"files({where}) {{ edges {{ node {{ name directUrl }} }} }}"
     where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}{source.server.forward}"
     if after:
         where += f", after: {json.dumps(after)}"
@@ -2809,28 +2827,43 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
 
 
 def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
-    """Read the file of a W&B Table; of a long one also the file in its artifact, which has all rows."""
+    """Read the files of a W&B Table; of a long one also the file in its artifact, which has all rows."""
     if answer["files"] is None:
         raise RequestError("the answer has no files", status=200, retries=1)
     nodes = [edge["node"] for edge in answer["files"]["edges"] if edge["node"]]
-    urls = [node["directUrl"] for node in nodes if node["directUrl"]][:1]
-    if not urls:
+    urls = {node["name"]: node["directUrl"] for node in nodes if node["directUrl"]}
+    if not (names := files_of_table(run, urls) if run.increments > 1 else [*urls][:1]):
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    why = IN_ARTIFACT
-    if run.address and (run.listed or 0) > FILE_ROWS:
+    why, in_artifact = IN_ARTIFACT, ""
+    if run.increments == 1 and run.address and (run.listed or 0) > FILE_ROWS:
         try:
-            urls.append(artifact_url(source.server, run.address))
+            in_artifact = artifact_url(source.server, run.address)
             why = "its artifact has no more"
         except RequestError as error:
             why = f"{why}, which cannot be read: {error}"
-    downloads = [download(source, url, files, last=b"}", limit=TABLE_BYTES) for url in urls]
+    asked = [*(urls[name] for name in names), *filter(None, [in_artifact])]
+    downloads = [download(source, url, files, last=b"}", limit=TABLE_BYTES) for url in asked]
     try:
         with source.server.conversions:
-            rows = table_rows(*(file.read_bytes() for file in downloads))
+            contents = [file.read_bytes() for file in downloads]
+            rows = table_rows(*contents[: len(names)], longer=contents[-1] if in_artifact else None)
     except ValueError as error:
         raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
     note_cut(history, run, rows.height, why)
     return rows
+
+
+def files_of_table(run: Wanted, names: Iterable[str]) -> list[str]:
+    """Which of the run's files have the rows of a W&B Table, in their order; none without the one that it names.
+
+    For an incremental table, the SDK writes new rows to one more file each time.
+    """
+    own = INCREMENT.fullmatch(run.file)
+    if own is None or run.increments == 1 or run.file not in names:
+        return [run.file] if run.file in names else []
+    others = [other for name in names if (other := INCREMENT.fullmatch(name)) and other[1] == own[1]]
+    steps = sorted((int(other[2]), other[0]) for other in others)
+    return [name for step, name in steps if step <= int(own[2])][-run.increments :]
 
 
 def artifact_url(server: Server, address: str) -> str:
@@ -2853,20 +2886,22 @@ def artifact_url(server: Server, address: str) -> str:
 
 def note_cut(history: History, run: Wanted, rows: int, why: str) -> None:
     """Note why a W&B Table has only these rows, if it had more."""
-    if FILE_ROWS <= rows < (run.listed or 0):
+    why = "files of its increments are missing" if run.increments > 1 else why
+    if rows < (run.listed or 0) and (rows >= FILE_ROWS or run.increments > 1):
         history.counted, history.found, history.problem = run.listed or 0, rows, why
 
 
-def table_rows(content: bytes, longer: bytes | None = None) -> pl.DataFrame:
-    """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none.
+def table_rows(*contents: bytes, longer: bytes | None = None) -> pl.DataFrame:
+    """The rows of a W&B Table's files, with their number as `order`; ValueError if these hold none.
 
     `longer`: the file of its artifact, which has all rows. There, NaN is null, and arrays are in other files.
     """
-    names, rows = parsed_table(content)
-    if longer is not None:
-        known, (others, rows) = rows, parsed_table(longer)
-        if others != names:
-            raise ValueError("its artifact has other columns")
+    tables = [parsed_table(content) for content in [*contents, *filter(None, [longer])]]
+    names, rows = tables[0][0], [row for _, rows in tables[: len(contents)] for row in rows]
+    if any(others != names for others, _ in tables):
+        raise ValueError("its files have different columns")
+    if longer:
+        known, rows = rows, tables[-1][1]
         for row, same in zip(rows, known, strict=False):
             row[:] = [other if value is None else value for value, other in zip(row, same, strict=True)]
     series = {"order": pl.Series("order", range(len(rows)), dtype=pl.Int64)}
@@ -3130,13 +3165,14 @@ def tables_in(summary: Mapping[str, object]) -> dict[str, TableFile]:
             continue
         first = next((each for each in value if isinstance(each, dict)), {}) if isinstance(value, list) else value
         if isinstance(first, dict) and first.get("_type") in TABLE_TYPES:
-            key, file, rows = ".".join(path), first.get("path"), first.get("nrows")
-            is_one = first["_type"] == "table-file" and first is value and file is not None
+            key, file = ".".join(path), first.get("path")
+            rows, last = (n if isinstance(n := first.get(name), int) else 0 for name in ("nrows", "increment_num"))
+            is_one = first["_type"] in TABLE_TYPES[:2] and first is value and file is not None
             is_below = isinstance(file, str) and {"", ".."}.isdisjoint(re.split(r"[/\\]", file))  # the run's folder
             if is_below or not is_one:
                 key = f"{key}__{path_hash(path)[:8]}" if key in found else key
                 address = str(first.get("artifact_path") or "")
-                found[key] = str(file) if is_one else "", rows if isinstance(rows, int) else 0, address
+                found[key] = TableFile(str(file), rows, last + 1, address) if is_one else TableFile()
     return found
 
 

@@ -490,7 +490,7 @@ class Resolvers:
     def artifact_current_manifest(self, artifact: Artifact):
         url = self.signed(f"/artifacts/{artifact.entity}/{artifact.project}/{artifact.number}/{MANIFEST}")
         file = {"id": global_id("File", artifact.id, MANIFEST), "directUrl": url, "uploadUrl": url, "uploadHeaders": []}
-        return {"id": global_id("ArtifactManifest", artifact.number), "file": file}
+        return {"id": artifact.id, "file": file}
 
     def artifact_files(self, artifact: Artifact, names=None, after=None, first=None):
         found = [
@@ -558,6 +558,9 @@ class Resolvers:
 
     def mutation_create_artifact_manifest(self, _, input: Mapping[str, Any]):  # noqa: A002
         return {"artifactManifest": self.artifact_current_manifest(self.store.artifacts[input["artifact_id"]])}
+
+    def mutation_update_artifact_manifest(self, _, input: Mapping[str, Any]):  # noqa: A002
+        return {"artifactManifest": self.artifact_current_manifest(self.store.artifacts[input["artifact_manifest_id"]])}
 
     def mutation_create_artifact_files(self, _, input: Mapping[str, Any]):  # noqa: A002
         edges = []
