@@ -726,13 +726,9 @@ def read_log(log: Log, rows: LogRows) -> None:
 
 
 def keep_last(last: dict[bytes, bytes], items: Iterable[bytes]) -> None:
-    """Add items to `last`, which has the last item of each path, in their order.
-
-    The bytes before the value identify the path, and whether the user set the value as a whole (`key`, not
-    `nested_key`).
-    """
+    """Add items to `last`, which has the last item of each path, in their order."""
     for item in items:
-        start = item.rpartition(VALUE_TAG)[0] or item
+        start = item.rpartition(VALUE_TAG)[0] or item  # the path, and whether the user set the value as a whole
         last.pop(start, None)
         last[start] = item
 
@@ -750,14 +746,13 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
         log.note_time(log.started_at)
         given = {name: getattr(run, theirs) for name, theirs in RECORD_FIELDS.items()}
-        given |= {"tags": [*run.tags], "commit": run.git.commit, "offline": run.telemetry.feature.offline}
+        sdk, feature, is_resumed = run.telemetry.cli_version, run.telemetry.feature, run.resume or run.resumed
+        given |= {"tags": [*run.tags], "commit": run.git.commit, "sdk": sdk, "resumed": is_resumed}
         # Before 0.30, SDKs do not tell in an offline log whether it continues a run.
-        continues = run.resume or run.resumed or re.match(r"0\.[0-2]?\d\.", run.telemetry.cli_version)
-        feature = run.telemetry.feature
+        given |= {"offline": feature.offline, "continues": is_resumed or bool(re.match(r"0\.[0-2]?\d\.", sdk))}
         # With a derived summary, the log holds only those values of it that the user set; the others were logged last.
         given |= {"derived": feature.server_side_derived_summary, "shared": feature.shared_mode}
-        given |= {"continues": bool(continues), "sdk": run.telemetry.cli_version}
-        given |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
+        given["project"] = run.project if run.project != NO_PROJECT else ""
         log.run |= {name: value for name, value in given.items() if value}  # W&B does not clear what is set once
         if run.branch_point.run and run.branch_point.run == run.run_id:
             log.run["rewound_to"] = run.branch_point.value
@@ -823,7 +818,6 @@ def path_of(item: Any) -> KeyPath:
 
 
 def tree_of(items: Iterable[Any]) -> dict[str, Any]:
-    """The values of a config record, nested by their paths."""
     tree: dict[str, Any] = {}
     for item in items:
         put(tree, path_of(item), from_json(item.value_json))
@@ -1015,7 +1009,6 @@ class LogRows:
         self.by_keys: dict[bytes, list[Any]] = {}  # lists of the history by the bytes of an item before its value
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
-        """Add a row as it was logged."""
         self.columns[table].add(row)
         self.end_row(table)
 
@@ -1115,12 +1108,10 @@ class LogRows:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows so far of a long log."""
         self.hold_rows()
         self.write()
 
     def end(self) -> None:
-        """Finish the log."""
         if self.options.console:
             self.take_longer_output()
         self.screens.clear()
@@ -1204,7 +1195,6 @@ class NumberColumns:
         self.rows = self.values = 0  # how many
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add to the last row what was logged."""
         others: list[KeyPath] = [(key,) for key in row if is_private((key,))]
         leaves = [*((path, row[path[0]]) for path in CLOCKS if path[0] in row), *numeric_leaves(row, others=others)]
         for path, value in leaves:
@@ -2070,15 +2060,10 @@ def place_of(text: str) -> Place:
 
 def filters_of(places: Sequence[Place], selection: Selection) -> dict[str, object]:
     """The selection in a project's places as W&B's filters, which the server evaluates; empty if all are selected."""
-    conditions = [
-        ("createdAt", "$gte", iso(selection.since)),
-        ("createdAt", "$lt", iso(selection.until)),
-        ("state", "$in", selection.state),
-        ("tags", "$in", selection.tag),
-        ("group", "$in", selection.group),
-        ("sweep", "$in", selection.sweep),
-    ]
-    asked: list[Mapping[str, object]] = [{key: {operator: value}} for key, operator, value in conditions if value]
+    times = {"$gte": iso(selection.since), "$lt": iso(selection.until)}
+    lists = {"state": selection.state, "tags": selection.tag, "group": selection.group, "sweep": selection.sweep}
+    asked: list[Mapping[str, object]] = [{"createdAt": {operator: time_}} for operator, time_ in times.items() if time_]
+    asked += [{key: {"$in": values}} for key, values in lists.items() if values]
     asked += [selection.where] if selection.where else []
     if all(place.key for place in places):
         keys = {"run": "name", "sweep": "sweep", "group": "group"}  # of W&B's filters
@@ -2187,6 +2172,7 @@ RUNS = IN_PROJECT % (
                 historyLineCount user { username } %s } } }
         inWindow: runCount(filters: $filters)""",
 )
+NODE_FIELDS = {"group": "group", "job_type": "jobType", "sweep": "sweepName", "notes": "notes"}  # by our columns
 
 
 class Window(NamedTuple):
@@ -2362,11 +2348,8 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         last_step=int(step) if isinstance(step, int | float) and step % 1 == 0 and abs(step) < 2**63 else None,
         history_rows=node["historyLineCount"],
         tags=node["tags"] or (),
-        group=node["group"] or None,
-        job_type=node["jobType"] or None,
-        sweep=node["sweepName"] or None,
+        **{name: node[theirs] or None for name, theirs in NODE_FIELDS.items()},
         user=(node["user"] or {}).get("username"),
-        notes=node["notes"] or None,
         url=f"{url}/{quote(node['name'], safe='')}",
         **machine(writers.values() if isinstance(writers, dict) else (), node["commit"]),
         exported_at=now(),
@@ -2553,11 +2536,10 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
     stored = stored_parts(folder)
     missing = []
     for run in changed_runs(project, table):
+        is_empty = (table.name, run.listed, run.last_step) == ("history", 0, None)
         if known := stored.get(run.key(table)):
             table.fetched[run.id] = replace(known, mark=run.mark)
-        elif (table.key is not None and not run.file) or (
-            table.name == "history" and run.listed == 0 and run.last_step is None
-        ):
+        elif is_empty or (table.key is not None and not run.file):
             table.fetched[run.id] = History(mark=run.mark)
         else:
             missing.append(run)
@@ -2674,15 +2656,13 @@ def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> d
         return ask_for_each(source.server, source.project, "Rows", "run(name", asked)
 
 
-def ask_for_each(
-    server: Server, project: Project, question: str, kind: str, asked: Mapping[str, str]
-) -> dict[str, Any]:
+def ask_for_each(server: Server, project: Project, name: str, kind: str, asked: Mapping[str, str]) -> dict[str, Any]:
     """The answers to one question about several runs or sweeps, by id, as the fields that are asked for each."""
     ids = {f"r{number}": each for number, each in enumerate(asked)}
-    head = "".join(f", ${name}: String!" for name in ids)
-    body = " ".join(f"{name}: {kind}: ${name}) {{ {asked[each]} }}" for name, each in ids.items())
-    answer = server.api.ask(IN_PROJECT % (question, head, body), {**project.place, **ids})["project"] or {}
-    return {each: answer.get(name) for name, each in ids.items()}
+    head = "".join(f", ${alias}: String!" for alias in ids)
+    body = " ".join(f"{alias}: {kind}: ${alias}) {{ {asked[each]} }}" for alias, each in ids.items())
+    answer = server.api.ask(IN_PROJECT % (name, head, body), {**project.place, **ids})["project"] or {}
+    return {each: answer.get(alias) for alias, each in ids.items()}
 
 
 def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None = None) -> str:
@@ -2749,8 +2729,8 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
     if len(exports) > 1:  # if they overlap, the one with the newest row counts
         age = [pl.max("_timestamp"), pl.min("order")]
         exports.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
+    last = rows_of_json(map(as_row, live), keys, history.skipped)
     if not exports:
-        last = rows_of_json(map(as_row, live), keys, history.skipped)
         history.found = last.height
         return last
     exported: AnyFrame = pl.concat(exports, how="diagonal_relaxed")
@@ -2760,14 +2740,12 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
             exported = exported.lazy().collect()
     if not live:
         return exported
-    last = rows_of_json(map(as_row, live), keys, history.skipped)
     again = exported.lazy().filter(pl.col("order").is_in(last["order"].implode())).select(pl.col("order").n_unique())
     history.found += last.height - again.collect().item()
     return pl.concat([exported.lazy(), last.lazy()], how="diagonal_relaxed")
 
 
 def sampled_rows(source: RowSource, _run: Wanted, answer: Any, history: History, _files: list[Path]) -> AnyFrame:
-    """Read rows of history or system metrics that the server samples."""
     rows = list(map(as_row, answer["rows"] or ()))
     if source.table.name == "history_sampled":
         return rows_of_json(rows, source.server.options.history_keys, history.skipped)
@@ -3544,9 +3522,11 @@ def unreadable(file: Path, error: BaseException) -> ScriptError:
     return ScriptError(f"the earlier export {file} cannot be read ({reason}); {advice}", NOTHING_USABLE)
 
 
-def write_project(project: Project, options: Options, source: Mapping[str, object], work: Path) -> None:
+def write_project(server: Server | None, project: Project, options: Options, work: Path) -> None:
     """Merge a project's runs and tables with an earlier export, and write its files."""
-    pages, runs = merge_runs(project, options, source, work)
+    source = {"kind": "server", "base_url": server.api.base_url} if server else {"kind": "offline"}
+    source |= {"directory": str(options.offline.absolute())} if options.offline else {}
+    pages, runs = merge_runs(project, options, work)
     definitions = {definition for page in pages for definition in page.definitions}
     names = settle_tables(project, runs["id"], {path for page in pages for path in page.kinds}, prune=options.prune)
     taken = {name.removeprefix(METRIC).lower() for name in names.values()}  # by columns, which come first
@@ -3560,15 +3540,11 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
         if each is not None and len(pages) > len(project.pages):
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
     facts = metric_facts(definitions, names, known, project.goals)
-    current = {  # tables whose earlier files would not change
-        table.name: table.earlier.export_id
-        for table in tables
-        if table.earlier
-        and table.earlier.export_id
-        and not table.fetched
-        and (table.staying, table.names) == ({*table.earlier.rows}, table.earlier.columns)
-        and table.earlier.facts == facts
-    }
+    current: dict[str, str] = {}  # of tables whose earlier files would not change: the files' export ids
+    for table in tables:
+        if (earlier := table.earlier) and earlier.export_id and not table.fetched:
+            is_same = (table.staying, table.names, facts) == ({*earlier.rows}, earlier.columns, earlier.facts)
+            current |= {table.name: earlier.export_id} if is_same else {}
     export_id = next(iter(current.values()), uuid.uuid4().hex)
     about: dict[str, object] = {
         **project.place,
@@ -3599,14 +3575,11 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     project.files = files
 
 
-def merge_runs(
-    project: Project, options: Options, source: Mapping[str, object], work: Path
-) -> tuple[list[Page], pl.DataFrame]:
+def merge_runs(project: Project, options: Options, work: Path) -> tuple[list[Page], pl.DataFrame]:
     """Pages of the project's runs and of the earlier export's runs that stay, and the keys of all these runs."""
     earlier = project.earlier
     before = earlier.rows if earlier else {}
     from_logs, headless = set[str](), set[str]()
-    is_offline = source["kind"] == "offline"
     if earlier:
         rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("url").is_null())
         logged = rows.select("id", began="created_at", ended="heartbeat_at").collect()
@@ -3618,11 +3591,11 @@ def merge_runs(
         for run_id in late.filter(pl.col("heartbeat_at") > pl.col("ended"))["id"]:
             why = "its first log is no longer here, so its new rows cannot be added to the earlier export"
             project.failed.append(Failure(run_id, "log", f"{why}; put that log back, or choose another folder with -o"))
-    project.cut = project.cut if is_offline else from_logs
+    project.cut = project.cut if options.offline else from_logs
     fuller = drop_shorter(project, before, headless)
     if project.all_ids is not None:
         gone = before.keys() - {*project.all_ids, *project.unread}
-        project.gone = sorted(gone & from_logs if is_offline else gone - from_logs)
+        project.gone = sorted(gone & from_logs if options.offline else gone - from_logs)
     stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
     project.kept = sorted(stays - fuller)
     new_pages = []
@@ -3682,7 +3655,6 @@ def stored_pages(file: Path, ids: Collection[str], work: Path) -> list[Page]:
 
 
 def metadata_document(project: Project, options: Options, about: Mapping[str, object]) -> dict[str, object]:
-    """The content of metadata.json."""
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
     written = next((table.rows for table in asked if table.is_asked), {})
     # Not of runs that are only kept.
@@ -4289,7 +4261,7 @@ def export(options: Options) -> int:
         return verify(options.verify, options, say)
     with ExitStack() as at_end:
         if options.offline:
-            server, source = None, {"kind": "offline", "directory": str(options.offline.absolute())}
+            server = None
             import_libraries()
         else:
             address = base_url()
@@ -4300,7 +4272,6 @@ def export(options: Options) -> int:
 
             meter = at_end.enter_context(Meter(quiet=options.quiet))
             server = Server(address, key, options, meter, say)
-            source = {"kind": "server", "base_url": address}
             own = {urlsplit(url).netloc.lower() for url in (address, page_url(address))}
             own |= {*PAGE_HOSTS} if FORGE in own else set()
             for host in sorted({place.host for place in options.places} - own - {""}):
@@ -4316,14 +4287,12 @@ def export(options: Options) -> int:
             projects, failed = read_offline(options, work, say), []
         else:
             settle_stems(projects, options.output)
-        one = partial(export_project, server, options=options, source=source, work=work)
+        one = partial(export_project, server, options=options, work=work)
         side_by_side(one, projects, PROJECTS_AT_ONCE if server else 1)
     return report(projects, failed, options, say)
 
 
-def export_project(
-    server: Server | None, project: Project, *, options: Options, source: Mapping[str, object], work: Path
-) -> None:
+def export_project(server: Server | None, project: Project, *, options: Options, work: Path) -> None:
     """Export one project. An exception becomes a failure of this project, so that the others go on."""
     try:
         find_earlier(project, options.output)
@@ -4333,7 +4302,7 @@ def export_project(
         is_news = project.runs.height or any(failure.what != "place" for failure in project.failed)
         is_news |= project.all_ids is not None and project.earlier is not None
         if is_news and not options.dry_run:
-            write_project(project, options, source, work)
+            write_project(server, project, options, work)
             stored = work.parent / HISTORIES / project.stem
             for table in project.tables.values() if server else ():  # offline, projects share part files
                 for file in {part.file for history in table.fetched.values() for part in history.parts}:
