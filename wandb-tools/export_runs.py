@@ -440,8 +440,9 @@ class Project:
     page_runs: int = PAGE_RUNS  # runs per question; fewer for a while after one that failed
     selected: int = 0  # runs that pass the filters
     filtered: int = 0  # runs that do not
-    all_ids: Collection[str] | None = None  # of all runs in the source; None if not all were listed
-    unread: Collection[str] = ()  # ids of runs with unreadable logs: they are not gone
+    all_ids: Collection[str] | None = (
+        None  # of all runs in the source, also unreadable ones; None if not all were listed
+    )
     cut: Collection[str] = ()  # ids of runs that may lack rows here: logs or their ends, or what was not synced
     resumed: set[str] = field(default_factory=set)  # ids of runs whose first log here continues another one
     pages: list[Page] = field(default_factory=list)
@@ -452,7 +453,6 @@ class Project:
     failed: list[Failure] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
     summary_restored: list[dict[str, str]] = field(default_factory=list)  # as the metadata lists them
-    planned_rows: int | None = None  # of a dry run: history rows to fetch; None: all
 
     # Of its files:
     files: list[dict[str, object]] = field(default_factory=list)  # as the metadata lists them
@@ -1074,9 +1074,7 @@ class LogRows:
             if content.startswith(keys + VALUE_TAG) and path_of(item) in columns.lists:
                 self.by_keys[keys] = columns.lists[path_of(item)]
 
-    def add_output(
-        self, text: str, stamp: tuple[int, int] | None, stream: str | None, *, is_line: bool = False
-    ) -> None:
+    def add_output(self, text: str, stamp: tuple[int, int], stream: str | None, *, is_line: bool = False) -> None:
         """Add output of the program. A line has the time (see `time_at`) of its first character.
 
         `is_line`: as SDKs before 0.13 log it, which make a line of each state of a progress bar.
@@ -1096,7 +1094,7 @@ class LogRows:
                     screen[at][-1].append("\r")
             elif piece.strip("\r\b") or (piece and at < len(screen)):
                 while len(screen) <= at:  # also empty lines above
-                    screen.append((time_at(*stamp) if stamp else None, stream, []))
+                    screen.append((time_at(*stamp), stream, []))
                     self.lines.append(screen[-1])
                 pieces = screen[at][-1]
                 pieces.append(piece)
@@ -1134,7 +1132,7 @@ class LogRows:
                 self.lines, self.lines_written = [], 0
                 opened.seek(0)
                 for line in opened:
-                    self.add_output(line, None, None)
+                    self.add_output(line, (0, 0), None)  # its time and stream are unknown
 
     def hold_rows(self) -> None:
         """Hold the rows so far, except for unfinished lines of output, such as a progress bar: these come later."""
@@ -1404,8 +1402,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     for project in projects:
         ids = {run.row["id"] for run, *_ in found if project.place.items() <= run.row.items()}
         own = [each for each in kept if project.place.items() <= each[0].row.items()]
-        project.unread = {log.run_id for log in logs if not log.records}
-        project.all_ids = ids if sees_all else None
+        project.all_ids = ids.union(log.run_id for log in logs if not log.records) if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
         take_runs(project, own, options, work, top)
     if cut_off := sorted({log for project in projects for log in project.torn} - {*torn}):
@@ -3021,11 +3018,9 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
         raise RequestError(f"there is no project {project.path}", retries=0)
     list_runs(server, project, work)
     project.tables = tables_asked(project, options)
-    for name, table in project.tables.items():
+    for table in project.tables.values():
         if table.is_asked and not options.dry_run:
             fetch_table(server, project, table, work)
-        elif table.is_asked and name == "history":
-            project.planned_rows = sum(run.listed or 0 for run in changed_runs(project, table))
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     for names in chunks(sweeps, RUNS_A_QUESTION):
@@ -3259,9 +3254,7 @@ def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
     return keys.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
 
 
-def write_runs(
-    at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names, metadata: Mapping[str, str], work: Path
-) -> None:
+def write_runs(at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names, metadata: Mapping[str, str]) -> None:
     """Write the runs file: one scan over the pages, their columns cast and renamed."""
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
@@ -3291,7 +3284,7 @@ def write_runs(
                 kinds, start, height = pages[number].kinds, starts[number], pages[number].keys.height
                 changed = [series.slice(start, height) for path, series in settled.items() if path in kinds]
                 frames.append(pl.read_parquet(pages[number].file, glob=False).with_columns(changed)[rows["row"]])
-            files.append(work / f"{uuid.uuid4().hex}.parquet")
+            files.append(at.with_name(f"{uuid.uuid4().hex}.parquet"))
             write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
     flat = sorted((names[path], path) for path in dtypes)
     texts = dict.fromkeys(TEXTS, pl.String)
@@ -3563,7 +3556,7 @@ def write_project(server: Server | None, project: Project, options: Options, wor
             file = options.output / f"{project.stem}_{name}.parquet"
             at = file if name in current else unfinished(file)
             if name == "runs":
-                write_runs(at, pages, runs, names, metadata, work)
+                write_runs(at, pages, runs, names, metadata)
             elif at != file:
                 write_table(project.tables[name], at, project, metadata)
             height, width = shape_of(at)
@@ -3594,7 +3587,7 @@ def merge_runs(project: Project, options: Options, work: Path) -> tuple[list[Pag
     project.cut = project.cut if options.offline else from_logs
     fuller = drop_shorter(project, before, headless)
     if project.all_ids is not None:
-        gone = before.keys() - {*project.all_ids, *project.unread}
+        gone = before.keys() - {*project.all_ids}
         project.gone = sorted(gone & from_logs if options.offline else gone - from_logs)
     stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
     project.kept = sorted(stays - fuller)
@@ -3868,8 +3861,10 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     say_without_effect(written, options, say)
     rows, files, uneventful = [], [], 0
     for project in planned if options.dry_run else written:
-        counts = project.counts | project.mismatched
-        history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
+        history, counts, suffix = project.tables.get("history"), project.counts | project.mismatched, ""
+        if options.dry_run and history and history.is_asked:
+            counts, suffix = {run.id: run.listed or 0 for run in changed_runs(project, history)}, " to download"
+        history_rows = sum(counts.values())
         row: dict[str, Any] = {**project.place, "status": "planned", "runs": project.runs.height}
         row |= {"filtered": project.filtered, "failed": len(project.failed), "history_rows": history_rows}
         if options.offline or not options.dry_run:
@@ -3879,8 +3874,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         if states := Counter(project.runs["state"]).most_common():
             line += f" ({', '.join(f'{count:,} {state}' for state, count in states)})"
         if options.include_history or options.offline:
-            line += f", {counted(history_rows, 'history row')}{'' if project.planned_rows is None else ' to download'}"
-        history = project.tables.get("history")
+            line += f", {counted(history_rows, 'history row')}{suffix}"
         if same := len(history.staying & {*project.runs["id"]} if history and history.is_asked else ()):
             line += f" ({counted(same, 'run')} unchanged)"
         line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
