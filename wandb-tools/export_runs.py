@@ -66,11 +66,9 @@ import base64
 import configparser
 import copyreg
 import difflib
-import errno
 import fnmatch
 import gc
 import hashlib
-import importlib
 import importlib.util
 import io
 import itertools
@@ -570,10 +568,9 @@ RECORD_FIELDS |= {name: name for name in ("entity", "notes", "job_type")}
 
 @cache
 def glance_class() -> Any:
-    """A protobuf class for records that leaves their history and summary items as bytes.
+    """A protobuf class for records that leaves their history and summary items as bytes, as protobuf allows.
 
-    Protobuf allows a `bytes` field in place of an embedded message. A training log consists mostly of such items; as
-    bytes they take a third of the time that as many objects would.
+    A training log consists mostly of such items; as bytes they take a third of the time that as many objects would.
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -592,11 +589,9 @@ def glance_class() -> Any:
 
 @cache
 def wandb_proto() -> Any:
-    """The SDK's module of record classes. It is not public; there is no public module for the log format.
-
-    An empty module in place of `wandb` saves 0.8 s, which the SDK's other imports would take.
-    """
+    """The SDK's module of record classes. It is not public; there is no public module for the log format."""
     spec = importlib.util.find_spec("wandb")
+    # An empty module in place of `wandb` saves 0.8 s, which the SDK's other imports would take.
     stand_in = types.ModuleType("wandb")
     stand_in.__path__ = list(spec.submodule_search_locations or ()) if spec else []
     sys.modules.setdefault("wandb", stand_in)
@@ -806,7 +801,7 @@ def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> Non
 def regular(file: Path) -> Path:
     """The path itself. OSError for a pipe or a device, which may never end."""
     if file.exists() and not file.is_file():
-        raise OSError(errno.EINVAL, "it is not a regular file")
+        raise OSError(None, "it is not a regular file")
     return file
 
 
@@ -1075,11 +1070,9 @@ class LogRows:
                 self.by_keys[keys] = columns.lists[path_of(item)]
 
     def add_output(self, text: str, stamp: tuple[int, int], stream: str | None, *, is_line: bool = False) -> None:
-        """Add output of the program. A line has the time (see `time_at`) of its first character.
-
-        `is_line`: as SDKs before 0.13 log it, which make a line of each state of a progress bar.
-        """
+        """Add output of the program. A line has the time (see `time_at`) of its first character."""
         screen, at = self.screens[stream], self.cursors[stream]
+        # SDKs before 0.13 log lines, one for each state of a progress bar.
         replaces = is_line and screen and at == len(screen) and is_next_state(screen[-1][-1][-1], text)
         text = "\x1b[A\x1b[2K" + text if replaces else text  # first to the line before, and erase it
         for piece in CURSOR_MOVE.split(text):
@@ -1203,7 +1196,6 @@ class NumberColumns:
         self.others.update(others)
 
     def drop_row(self) -> None:
-        """Remove what was added to the last row."""
         for values in self.lists.values():
             del values[self.rows :]
 
@@ -1262,13 +1254,10 @@ def logged_dtypes(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
 
 
 def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str]:
-    """By path, a dtype that fits the values of all sources: Float64 for Int64 and Float64, else String.
-
-    Null, for a column without values, fits every dtype.
-    """
+    """By path, a dtype that fits the values of all sources: Float64 for Int64 and Float64, else String."""
     dtypes: dict[KeyPath, str] = {}
     for path, dtype in (item for source in sources for item in source.items()):
-        both = {dtype, dtypes.get(path, dtype)} - {"Null"} or {"Null"}
+        both = {dtype, dtypes.get(path, dtype)} - {"Null"} or {"Null"}  # Null: a column without values
         dtypes[path] = both.pop() if len(both) == 1 else "Float64" if both == {"Int64", "Float64"} else "String"
     return dtypes
 
@@ -1504,14 +1493,12 @@ def stand_in(chosen: Sequence[str], default: str) -> str:
 
 
 def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> list[Log]:
-    """The logs, in the files' order; large ones are read by several processes.
-
-    Each process reads logs with neighbouring run ids: these share part files, and the history file is sorted by run id.
-    """
+    """The logs, in the files' order; large ones are read by several processes."""
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # only needed here
     from multiprocessing import active_children, get_context
 
     processes = min(options.workers or os.cpu_count() or 1, len(files))
+    # Logs with neighbouring run ids share part files, and the history file is sorted by run id.
     in_order = sorted(files, key=lambda file: (file.stem, file))
     tasks = chunks(in_order, max(1, min(TASK_LOGS, len(files) // (4 * processes))))
     size_bytes = sum(file.stat().st_size for file in files if os.access(file, os.R_OK))
@@ -1707,10 +1694,7 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path) -> Se
 def rewritten(
     run_id: str, parts: Sequence[Part], work: Path, *, first: float = -math.inf, last: float = math.inf, start: int = 0
 ) -> Part:
-    """A run's rows from `first` to `last` as one part; the order of the first row is `start` or more.
-
-    Of several rows with one order, the last value of each column counts.
-    """
+    """A run's rows from `first` to `last` as one part, one row per order; that of the first one is `start` or more."""
     dtypes = widest_dtypes(part.dtypes for part in parts)
     order = pl.col("order")
     raised = pl.max_horizontal(order, start + pl.int_range(pl.len())) if start else order
@@ -2690,10 +2674,7 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
 
 
 def download(source: RowSource, url: str, files: list[Path], *, last: bytes, limit: int) -> Path:
-    """A new one of the files, with what a signed URL leads to: at most `limit` bytes; complete, it ends with `last`.
-
-    RequestError, without the URL, if not.
-    """
+    """A new one of the files, with what a signed URL leads to: at most `limit` bytes; complete, it ends with `last`."""
     storage, end = source.server.storage, b""
     files.append(source.work / uuid.uuid4().hex)
     try:
@@ -2904,11 +2885,7 @@ def parsed_table(content: bytes) -> tuple[list[Any], list[list[Any]]]:
 
 
 def live_rows(source: RowSource, run: Wanted, answer: Any, *, are_all: bool) -> tuple[list[str], str]:
-    """The rows that are in no export yet, as JSON, and why rows are missing, if so. `are_all`: there are no exports.
-
-    A question covers a range of steps with some thousand rows. It asks for more samples than there are rows, so that
-    none is left out.
-    """
+    """The rows that are in no export yet, as JSON, and why rows are missing, if so. `are_all`: there are no exports."""
     server, project = source.server, source.project
     live = map(as_row, (answer["parquetHistory"] or {}).get("liveData") or ())
     steps = sorted(int(row["_step"]) for row in live if row.get("_step") is not None)  # the server may send floats
@@ -2917,7 +2894,7 @@ def live_rows(source: RowSource, run: Wanted, answer: Any, *, are_all: bool) -> 
     rows: list[str] = []
 
     def asked(start: int, size: int) -> dict[str, Any]:
-        # A row may be in an export and in the live tail, and a step may have many rows.
+        # More samples than there are rows, so that none is left out; some are in an export, too, or share a step.
         samples = min(2 * max(size, LIVE_ROWS_A_QUESTION), MOST_SAMPLES)
         return {**project.place, "run": run.id, "min": start, "max": start + size, "samples": samples}
 
@@ -2949,16 +2926,13 @@ def as_row(live: object) -> Mapping[str, Any]:
 def export_rows(
     rows: pl.LazyFrame, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath]
 ) -> pl.LazyFrame:
-    """The clocks and numbers of one of W&B's parquet exports; keys of other things are added to `skipped`.
-
-    A struct becomes one column per field. A dotted name is a nested path if the summary nests it so, and if there is no
-    struct with the name before its first dot.
-    """
+    """The clocks and numbers of one of W&B's parquet exports; keys of other things are added to `skipped`."""
     schema = rows.collect_schema()
     # By selectors and numbers, as polars takes `*` and `^…$` for patterns.
     leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), cs.by_name(name), t) for name, t in schema.items()]
     columns: dict[KeyPath, pl.Expr] = dict.fromkeys(CLOCKS, pl.lit(None, dtype=pl.Float64))
     columns[("_step",)] = pl.col("_step").cast(pl.Int64)
+    # A dotted name is a nested path if the summary nests it so, and if there is no struct with its first key.
     by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
     media = {name.removesuffix("._type") for name in schema if name.endswith("._type")}
     for path, column, dtype in leaves:  # which grows while structs are taken apart
@@ -3150,17 +3124,14 @@ def tables_in(summary: Mapping[str, object]) -> dict[str, TableFile]:
 
 
 def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
-    """A column of the narrowest dtype that holds every value: Boolean, Int64, Float64 or String; None is null.
-
-    The texts of NON_FINITE beside numbers are numbers; other mixtures are text, numbers and Booleans as JSON.
-    """
+    """A column of the narrowest dtype that holds every value: Boolean, Int64, Float64 or String; None is null."""
     kinds = set(map(type, values)) - {type(None)}
     for these, dtype in (({str}, pl.String), ({bool}, pl.Boolean), ({int}, pl.Int64), ({int, float}, pl.Float64)):
         if kinds <= these:
             with suppress(TypeError, OverflowError, UnicodeEncodeError):  # of whole numbers past 64 bits, or surrogates
                 return pl.Series(name, values, dtype=dtype)
     texts = {value for value in values if isinstance(value, str)}
-    if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():
+    if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():  # these are numbers, too
         # Read from text, a whole number beyond the range of floats is infinite, as in W&B.
         numbers = [value if value is None or isinstance(value, float) else float(str(value)) for value in values]
         return pl.Series(name, numbers, dtype=pl.Float64)
@@ -3604,10 +3575,7 @@ def merge_runs(project: Project, options: Options, work: Path) -> tuple[list[Pag
 
 
 def drop_shorter(project: Project, before: Mapping[str, int], headless: set[str]) -> set[str]:
-    """Drop fetched rows of runs of which the earlier export has more, or the beginning, which is missing here.
-
-    Returns the runs whose row stays as well.
-    """
+    """Drop fetched rows if the earlier export has more, or the run's beginning; returns runs whose own row stays."""
     counts = project.counts.items()
     fuller = headless | {run_id for run_id, count in counts if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
@@ -4230,10 +4198,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def import_libraries() -> None:
-    """Import slow libraries: after the command line is checked, before threads use them.
-
-    In a thread of its own where the server is asked meanwhile: Ctrl-C during its import makes polars panic.
-    """
+    """Import slow libraries: after the command line is checked, before threads use them."""
     global version, orjson, pl, cs, DAMAGED
     from importlib.metadata import version
 
@@ -4270,7 +4235,8 @@ def export(options: Options) -> int:
             own |= {*PAGE_HOSTS} if FORGE in own else set()
             for host in sorted({place.host for place in options.places} - own - {""}):
                 say(f"URLs on {host} are looked up on {address}; for another server set WANDB_BASE_URL")
-            importing = ThreadPoolExecutor(1).submit(import_libraries)  # while the server is asked
+            # In a thread, while the server is asked: Ctrl-C during its import makes polars panic.
+            importing = ThreadPoolExecutor(1).submit(import_libraries)
             projects, failed = find_projects(server)
             importing.result()
         folder: Any = working_folder(options.output, say)
