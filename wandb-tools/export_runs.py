@@ -191,6 +191,7 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 
 KeyPath: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
+Leaves: TypeAlias = list[tuple[KeyPath, Any]]  # of a tree: its values, by their paths
 Say: TypeAlias = Callable[[str], None]
 AnyFrame: TypeAlias = "pl.DataFrame | pl.LazyFrame"
 Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
@@ -441,7 +442,9 @@ class Project:
     all_ids: Collection[str] | None = (
         None  # of all runs in the source, also unreadable ones; None if not all were listed
     )
-    cut: Collection[str] = ()  # ids of runs that may lack rows here: logs or their ends, or what was not synced
+    cut: set[str] = field(
+        default_factory=set
+    )  # ids of runs that may lack rows here: logs or their ends, or what was not synced
     resumed: set[str] = field(default_factory=set)  # ids of runs whose first log here continues another one
     pages: list[Page] = field(default_factory=list)
     lost: dict[str, Failure] = field(default_factory=dict)  # by run id: runs that the server cannot return
@@ -1049,15 +1052,14 @@ class LogRows:
         from google.protobuf.message import DecodeError
 
         columns = self.columns["history"]
-        parsed = []
-        for item in items:
+        parsed, tree = [], dict[str, Any]()
+        for content in items:
             try:
-                parsed.append(self.proto.HistoryItem.FromString(item))
+                item = self.proto.HistoryItem.FromString(content)
             except DecodeError:  # a value that is no UTF-8, but not one of damaged keys, costs only itself
-                parsed.append(self.proto.HistoryItem.FromString(item.rpartition(VALUE_TAG)[0] or item))
-                parsed[-1].value_json = '""'
-        tree: dict[str, Any] = {}
-        for item in parsed:
+                item = self.proto.HistoryItem.FromString(content.rpartition(VALUE_TAG)[0] or content)
+                item.value_json = '""'
+            parsed.append(item)
             path, kind = path_of(item), item.WhichOneof("value") or "none"  # it may have typed fields instead of JSON
             text = item.value_json or item.json
             value = from_json(text) if text else None if kind == "none" else getattr(item, kind)
@@ -1168,7 +1170,6 @@ class LogRows:
         self.held_columns |= {*rows.columns}
 
     def write(self) -> None:
-        """Write the held rows to files, and add the parts to their logs."""
         for (table, _), held in self.held.items():
             write_parts({run_id: history for run_id, (_, history) in held.items()}, self.folder)
             for log, history in held.values():
@@ -1234,10 +1235,9 @@ def write_parts(histories: Mapping[str, History], folder: Path) -> None:
         # One row per step is held in memory: a small file can stand for hundreds of millions of rows with one step.
         unique = rows.unique(["run_id", "order"], keep="last").sort("run_id", "order")
         rows = unique.collect(engine="streaming").lazy()
-    numbers = [pl.len().alias("rows"), order.min().alias("first"), order.max().alias("last")]
     facts = {run_id: [0, 0, 0] for run_id, own in dtypes.items() if {*own.values()} == {"Null"}}  # a table without rows
-    counts = rows.group_by("run_id").agg(numbers).fill_null(0).collect(engine="streaming")
-    facts |= {run_id: of_run for run_id, *of_run in counts.iter_rows()}
+    counts = rows.group_by("run_id").agg(pl.len(), first=order.min(), last=order.max()).fill_null(0)
+    facts |= {run_id: of_run for run_id, *of_run in counts.collect(engine="streaming").iter_rows()}
     file = folder / f"{uuid.uuid4().hex}.parquet"
     noted = {run_id: [[*dtypes[run_id].items()], *of_run] for run_id, of_run in facts.items()}
     keys = {run_id: [one.key, [*one.skipped]] for run_id, one in histories.items() if one.key and not one.is_short}
@@ -1341,9 +1341,8 @@ def matches(name: str, pattern: str) -> bool:
 FoundRun: TypeAlias = tuple[Run, dict[str, History], list[Log]]  # with its rows by the table's name
 
 
-def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: PLR0915 - one sequence
+def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[Project]:
     """The selected projects below the folder: their selected runs as pages, their rows as parts."""
-    folder = cast("Path", options.offline)
     passed: Counter[tuple[str, str]] = Counter()  # what is skipped: a noun, and why
     files, failed = find_logs(folder, passed)
     top = folder.parent if folder.is_file() else folder
@@ -1426,7 +1425,6 @@ def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: O
 
 def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path) -> None:
     """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
-    project.cut = set()
     for run, _, logs in own:
         # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
         is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
@@ -2289,7 +2287,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
 
 def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: list[Failure]) -> Run:
     """One run of the server's answer. A config or summary that is no JSON object is a failure and stored as text."""
-    leaves: list[tuple[KeyPath, Any]] = []
+    leaves: Leaves = []
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     texts = {"config": "{}", "summaryMetrics": "{}"}
@@ -2429,7 +2427,6 @@ def new_table(name: str, *made_of: str, key: str = "") -> Table:
 
 
 def tables_asked(project: Project, options: Options) -> dict[str, Table]:
-    """The tables to export besides the runs, by name."""
     tables = []
     if options.include_history:
         tables.append(new_table("history", *options.history_keys))
@@ -2518,17 +2515,15 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
     missing = []
     for run in changed_runs(project, table):
         is_empty = (table.name, run.listed, run.last_step) == ("history", 0, None)
-        if known := stored.get(run.key(table)):
+        is_empty |= table.key is not None and not run.file
+        if known := History() if is_empty else stored.get(run.key(table)):
             table.fetched[run.id] = replace(known, mark=run.mark)
-        elif is_empty or (table.key is not None and not run.file):
-            table.fetched[run.id] = History(mark=run.mark)
         else:
             missing.append(run)
     server.meter.add(histories_wanted=len(missing))
     at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
-    size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
-    if table.name == "console" and server.options.console_lines:
-        size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
+    most = CONSOLE_PAGE // (server.options.console_lines or 1) if table.name == "console" else RUNS_A_QUESTION
+    size = max(1, min(RUNS_A_QUESTION, most, math.ceil(len(missing) / at_once)))
     batches: list[list[Wanted]] = []  # of neighbouring runs: part files hold ranges of run ids, as the table's file
     for run in missing:
         if not batches or len(batches[-1]) == size or sum(each.listed or 0 for each in batches[-1]) >= BATCH_ROWS:
@@ -2609,8 +2604,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
 def read_answer(source: RowSource, run: Wanted, answer: Any) -> History:
     """A run's rows by the server's answer, and what it refers to: as a frame, or if they are many, in a part."""
     table = source.table
-    read: Callable[..., AnyFrame]
-    read = {"history": full_history, "console": console_rows}.get(table.name, sampled_rows)
+    read: Callable[..., AnyFrame] = {"history": full_history, "console": console_rows}.get(table.name, sampled_rows)
     read = logged_rows if table.key is not None else read
     history, files = History(mark=run.mark, key=run.key(table)), list[Path]()
     try:
@@ -2931,7 +2925,6 @@ def export_rows(
     # By selectors and numbers, as polars takes `*` and `^…$` for patterns.
     leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), cs.by_name(name), t) for name, t in schema.items()]
     columns: dict[KeyPath, pl.Expr] = dict.fromkeys(CLOCKS, pl.lit(None, dtype=pl.Float64))
-    columns[("_step",)] = pl.col("_step").cast(pl.Int64)
     # A dotted name is a nested path if the summary nests it so, and if there is no struct with its first key.
     by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
     media = {name.removesuffix("._type") for name in schema if name.endswith("._type")}
@@ -2943,8 +2936,6 @@ def export_rows(
             leaves += [((*path, f.name), fields_.field(str(n)), f.dtype) for n, f in enumerate(dtype.fields)]
         elif is_private(path):
             skipped.add(path[:1])
-        elif path == ("_step",):
-            continue
         elif path in CLOCKS:
             columns[path] = column.cast(pl.Float64, strict=False)
         elif not is_wanted(path, keys):
@@ -2961,6 +2952,7 @@ def export_rows(
             values, numbers = rows.select(column.count(), number.count().alias("numbers")).collect().row(0)
             skipped |= {path} if values > numbers else set()
             columns |= {path: number} if numbers else {}
+    columns[("_step",)] = pl.col("_step").cast(pl.Int64)
     return rows.select(column.alias(CLOCKS.get(path) or column_key(path)) for path, column in columns.items())
 
 
@@ -3057,13 +3049,13 @@ def path_hash(path: KeyPath) -> str:
 # --- values ---------------------------------------------------------------------------------------------------
 
 
-def flatten(tree: Mapping[str, object], above: KeyPath = ()) -> list[tuple[KeyPath, Scalar]]:
+def flatten(tree: Mapping[str, object], above: KeyPath = ()) -> Leaves:
     """Every leaf of a config by its path of keys; a list is a leaf, as JSON text, and so is an empty dict.
 
     >>> flatten({"model": {"k": 16}, "widths": [1, 2]})
     [(('model', 'k'), 16), (('widths',), '[1, 2]')]
     """
-    leaves: list[tuple[KeyPath, Any]] = []
+    leaves: Leaves = []
     for key, value in tree.items():
         path = (*above, key)
         if isinstance(value, dict) and value:
@@ -3075,7 +3067,7 @@ def flatten(tree: Mapping[str, object], above: KeyPath = ()) -> list[tuple[KeyPa
 
 def numeric_leaves(
     summary: Mapping[str, object], above: KeyPath = (), *, others: list[KeyPath] | None = None
-) -> list[tuple[KeyPath, int | float]]:
+) -> Leaves:
     """The summary's numbers by path: Booleans as 0 and 1, non-finite ones too; not W&B's own keys, nor media.
 
     The paths of texts, lists and media are added to `others`.
@@ -3083,7 +3075,7 @@ def numeric_leaves(
     >>> numeric_leaves({"loss": "NaN", "val": {"acc": 1}, "_step": 9, "h": {"_type": "histogram", "n": 3}})
     [(('loss',), nan), (('val', 'acc'), 1)]
     """
-    plain, leaves, inner = {float, int}, list[tuple[KeyPath, Any]](), list[tuple[KeyPath, Any]]()
+    plain, leaves, inner = {float, int}, Leaves(), Leaves()
     for key, value in summary.items():
         if key[:1] != "_":
             (leaves if type(value) in plain else inner).append(((*above, key), value))
@@ -3693,7 +3685,7 @@ def settle_stems(projects: list[Project], output: Path) -> None:
     """Fill in the beginning of each project's file names, for all projects before any file is written."""
     longest = LONGEST_STEM - len("_history_sampled")
     taken: set[str] = set()  # in lower case, as some file systems ignore it
-    new: list[tuple[Project, str]] = []
+    choices: list[tuple[bool, Project, str]] = []
     for project in projects:
         suffix = f"__{path_hash((project.entity, project.name))[:8]}"
         stem = quote(f"{project.entity}_{project.name}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
@@ -3702,12 +3694,9 @@ def settle_stems(projects: list[Project], output: Path) -> None:
         mine = {(project.entity, project.name)}
         is_free = len(stem) <= longest and not owners_of(output, stem) - mine
         project.stem = other if owners_of(output, other) == mine or not is_free else stem
-        if owners_of(output, project.stem) == mine:  # a project that has files keeps their names
-            taken.add(project.stem.lower())
-        else:
-            new.append((project, other))
-    for project, other in new:
-        project.stem = other if project.stem.lower() in taken else project.stem
+        choices.append((owners_of(output, project.stem) != mine, project, other))
+    for is_new, project, other in sorted(choices, key=lambda choice: choice[0]):  # others keep the names of their files
+        project.stem = other if is_new and project.stem.lower() in taken else project.stem
         taken.add(project.stem.lower())
     for project in projects:
         project.longer_stems = [stem for stem in taken if stem.startswith(f"{project.stem.lower()}_")]
@@ -3968,27 +3957,20 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-class Meter:
+class Meter(ExitStack):
     """Progress on stderr: a live line in a terminal, else a plain line every PLAIN_LINE_S; nothing with --quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
+        super().__init__()
         self.quiet = quiet
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.started = self.last_line = time.monotonic()
         self.status: Any = None
-
-    def __enter__(self) -> Self:
-        if not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        if not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
 
-            self.status = Console(stderr=True).status("")
-            self.status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.status:
-            self.status.stop()
+            self.status = self.enter_context(Console(stderr=True).status(""))
 
     def add(self, **counts: int) -> None:
         """Add to the counts of what is done, and of what is to do (`runs_wanted`, `histories_wanted`); show them."""
@@ -4243,8 +4225,8 @@ def export(options: Options) -> int:
         if options.dry_run:
             folder = tempfile.TemporaryDirectory(prefix="wandb-tools-")
         work = Path(at_end.enter_context(folder))
-        if server is None:
-            projects, failed = read_offline(options, work, say), []
+        if options.offline:
+            projects, failed = read_offline(options.offline, options, work, say), []
         else:
             settle_stems(projects, options.output)
         one = partial(export_project, server, options=options, work=work)
