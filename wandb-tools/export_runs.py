@@ -1238,10 +1238,9 @@ def write_parts(histories: Mapping[str, History], folder: Path) -> None:
     facts = {run_id: [0, 0, 0] for run_id, own in dtypes.items() if {*own.values()} == {"Null"}}  # a table without rows
     counts = rows.group_by("run_id").agg(pl.len(), first=order.min(), last=order.max()).fill_null(0)
     facts |= {run_id: of_run for run_id, *of_run in counts.collect(engine="streaming").iter_rows()}
-    file = folder / f"{uuid.uuid4().hex}.parquet"
     noted = {run_id: [[*dtypes[run_id].items()], *of_run] for run_id, of_run in facts.items()}
     keys = {run_id: [one.key, [*one.skipped]] for run_id, one in histories.items() if one.key and not one.is_short}
-    write_intermediate(rows, file, {PART_KEY: json.dumps([noted, keys])})  # for `stored_parts`
+    file = write_intermediate(rows, folder, {PART_KEY: json.dumps([noted, keys])})  # for `stored_parts`
     for one in histories.values():
         one.frame = None
     for run_id, of_run in facts.items():
@@ -1300,15 +1299,17 @@ def as_shown(text: str) -> str:
     return storable("".join(shown).rstrip(" "))
 
 
-def write_intermediate(frame: AnyFrame, file: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a file of the working folder; ScriptError if it cannot be written."""
+def write_intermediate(frame: AnyFrame, folder: Path, metadata: dict[str, str] | None = None) -> Path:
+    """Write a file of the working folder, and return its path; ScriptError if it cannot be written."""
+    file = folder / f"{uuid.uuid4().hex}.parquet"
     try:
         frame.lazy().sink_parquet(file, compression="lz4", statistics=False, metadata=metadata)
     except (OSError, pl.exceptions.ComputeError) as error:  # polars reports a full disk as either
-        is_full = "os error" in str(error) or shutil.disk_usage(file.parent).free < FULL_DISK_BYTES
+        is_full = "os error" in str(error) or shutil.disk_usage(folder).free < FULL_DISK_BYTES
         if isinstance(error, pl.exceptions.ComputeError) and not is_full:
             raise  # the rows come from a damaged file
-        raise not_written(file.parent, error) from error
+        raise not_written(folder, error) from error
+    return file
 
 
 def not_written(place: Path, error: Exception) -> ScriptError:
@@ -1547,7 +1548,7 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
         ("--until", selection.until, lambda run, until: (run["created_at"] or EPOCH) < until),
         ("--active-since", selection.active_since, lambda run, since: (run["heartbeat_at"] or EPOCH) >= since),
         ("--state", selection.state, lambda run, states: run["state"] in states),
-        ("--tag", selection.tag, lambda run, tags: not set(run["tags"]).isdisjoint(tags)),
+        ("--tag", selection.tag, lambda run, tags: not set(run["tags"] or ()).isdisjoint(tags)),
         ("--group", selection.group, lambda run, groups: run["group"] in groups),
         ("--sweep", selection.sweep, lambda run, sweeps: run["sweep"] in sweeps),
     ]
@@ -1610,8 +1611,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         runtime_s=runtime_s(summary, sum(log.span_s for log in logs)),
         last_step=parts[-1].last if parts else None,
         history_rows=sum(part.rows for part in parts),
-        tags=record.get("tags", ()),
-        **{name: record.get(name) for name in ("group", "job_type", "sweep", "user", "notes", "url")},
+        **{name: record.get(name) for name in ("tags", "group", "job_type", "sweep", "user", "notes", "url")},
         **machine([notes for log in logs for notes in log.machines.values()], record.get("commit")),
         exported_at=now(),
         _config_json=valid_json(config),
@@ -2132,7 +2132,7 @@ def chunks(items: Sequence[Subject], size: int) -> list[Sequence[Subject]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-# --- the server: pages of runs --------------------------------------------------------------------------------
+# --- the server: its projects, and their pages of runs --------------------------------------------------------
 
 PLAN = IN_PROJECT % (
     "Plan",
@@ -2151,7 +2151,7 @@ RUNS = IN_PROJECT % (
                 historyLineCount user { username } %s } } }
         inWindow: runCount(filters: $filters)""",
 )
-NODE_FIELDS = {"group": "group", "job_type": "jobType", "sweep": "sweepName", "notes": "notes"}  # by our columns
+NODE_FIELDS = {"tags": "tags", "group": "group", "job_type": "jobType", "sweep": "sweepName", "notes": "notes"}
 
 
 class Window(NamedTuple):
@@ -2162,6 +2162,34 @@ class Window(NamedTuple):
     last: datetime | None = None  # when the newest of all runs was created
     cursor: str | None = None  # of the server: the next page begins after it
     runs: int = 0  # the window's runs when the server returned the cursor
+
+
+def fetch_project(server: Server, project: Project, work: Path) -> None:
+    """Fill in the project's runs and tables, and the goals of its sweeps."""
+    options = server.options
+    if not project.windows and not plan(server, project):
+        raise RequestError(f"there is no project {project.path}", retries=0)
+    list_runs(server, project, work)
+    project.tables = tables_asked(project, options)
+    for table in project.tables.values():
+        if table.is_asked and not options.dry_run:
+            fetch_table(server, project, table, work)
+    goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
+    sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
+    for names in chunks(sweeps, RUNS_A_QUESTION):
+        try:
+            answer = ask_for_each(server, project, "Sweeps", "sweep(sweepName", dict.fromkeys(names, "config"))
+        except RequestError as error:
+            why = f"the goals of its sweeps cannot be read: {error}"
+            project.failed.append(Failure(project.path, "sweeps", why, error.attempts))
+            break
+        for sweep in filter(None, answer.values()):
+            with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
+                config = yaml_object((sweep["config"] or "").encode())
+                for metric in [config["metric"]] if config.get("metric") else config["metrics"]:
+                    goals.setdefault(str(metric["name"]), set()).add(str(metric.get("goal") or "minimize").lower())
+    known = set(GOALS.values())
+    project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= known}
 
 
 def plan(server: Server, project: Project) -> bool:
@@ -2326,7 +2354,6 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         runtime_s=runtime_s(summary),
         last_step=int(step) if isinstance(step, int | float) and step % 1 == 0 and abs(step) < 2**63 else None,
         history_rows=node["historyLineCount"],
-        tags=node["tags"] or (),
         **{name: node[theirs] or None for name, theirs in NODE_FIELDS.items()},
         user=(node["user"] or {}).get("username"),
         url=f"{url}/{quote(node['name'], safe='')}",
@@ -2767,8 +2794,7 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
         start = numbers[0] if nodes and not count else start
         count, reached = count + len(nodes), numbers[-1] + 1 if nodes else reached
         if after is not None:
-            files.append(source.work / uuid.uuid4().hex)
-            write_intermediate(frames[-1], files[-1])
+            files.append(write_intermediate(frames[-1], source.work))
             frames[-1] = pl.scan_parquet(files[-1], glob=False)
             page = page_after(after)
     history.found = min(reached - start, limit or reached)  # where W&B lacks lines in between, none can be fetched
@@ -2974,38 +3000,7 @@ def is_wanted(path: KeyPath, keys: Sequence[str]) -> bool:
     return not path[0].startswith("_") and (not keys or names_match(path, keys))
 
 
-# --- the server: its projects ---------------------------------------------------------------------------------
-
-
-def fetch_project(server: Server, project: Project, work: Path) -> None:
-    """Fill in the project's runs and tables, and the goals of its sweeps."""
-    options = server.options
-    if not project.windows and not plan(server, project):
-        raise RequestError(f"there is no project {project.path}", retries=0)
-    list_runs(server, project, work)
-    project.tables = tables_asked(project, options)
-    for table in project.tables.values():
-        if table.is_asked and not options.dry_run:
-            fetch_table(server, project, table, work)
-    goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
-    sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
-    for names in chunks(sweeps, RUNS_A_QUESTION):
-        try:
-            answer = ask_for_each(server, project, "Sweeps", "sweep(sweepName", dict.fromkeys(names, "config"))
-        except RequestError as error:
-            why = f"the goals of its sweeps cannot be read: {error}"
-            project.failed.append(Failure(project.path, "sweeps", why, error.attempts))
-            break
-        for sweep in filter(None, answer.values()):
-            with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
-                config = yaml_object((sweep["config"] or "").encode())
-                for metric in [config["metric"]] if config.get("metric") else config["metrics"]:
-                    goals.setdefault(str(metric["name"]), set()).add(str(metric.get("goal") or "minimize").lower())
-    known = set(GOALS.values())
-    project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= known}
-
-
-# --- names ----------------------------------------------------------------------------------------------------
+# --- names and values -----------------------------------------------------------------------------------------
 
 
 def column_name(path: KeyPath) -> str:
@@ -3044,9 +3039,6 @@ def settled_names(paths: Iterable[KeyPath], taken: Iterable[str | None] = ()) ->
 def path_hash(path: KeyPath) -> str:
     """SHA-1, in hex, of the path as compact ASCII JSON."""
     return hashlib.sha1(json.dumps(path, separators=(",", ":")).encode(), usedforsecurity=False).hexdigest()
-
-
-# --- values ---------------------------------------------------------------------------------------------------
 
 
 def flatten(tree: Mapping[str, object], above: KeyPath = ()) -> Leaves:
@@ -3201,8 +3193,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:  # noqa: C901 - in one 
             series = pl.Series(series.name, [None if v is None else valid_json(v) for v in values], dtype=pl.String)
         if types_found:
             flattened.append(series)
-    file = work / f"{uuid.uuid4().hex}.parquet"
-    write_intermediate(table.hstack(flattened), file)
+    file = write_intermediate(table.hstack(flattened), work)
     definitions = frozenset(definition for run in runs for definition in run.definitions)
     text_bytes = sum(len(run.row[name]) for run in runs for name in TEXTS)
     tables = {run.row["id"]: run.tables for run in runs if run.tables}
@@ -3247,8 +3238,8 @@ def write_runs(at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names
                 kinds, start, height = pages[number].kinds, starts[number], pages[number].keys.height
                 changed = [series.slice(start, height) for path, series in settled.items() if path in kinds]
                 frames.append(pl.read_parquet(pages[number].file, glob=False).with_columns(changed)[rows["row"]])
-            files.append(at.with_name(f"{uuid.uuid4().hex}.parquet"))
-            write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
+            merged = pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id")
+            files.append(write_intermediate(merged, at.parent))
     flat = sorted((names[path], path) for path in dtypes)
     texts = dict.fromkeys(TEXTS, pl.String)
     rows_ = scan_files(files, run_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts)
