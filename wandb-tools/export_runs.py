@@ -1342,7 +1342,7 @@ def matches(name: str, pattern: str) -> bool:
 FoundRun: TypeAlias = tuple[Run, dict[str, History], list[Log]]  # with its rows by the table's name
 
 
-def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[Project]:
+def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[Project]:  # noqa: PLR0915 - one sequence
     """The selected projects below the folder: their selected runs as pages, their rows as parts."""
     passed: Counter[tuple[str, str]] = Counter()  # what is skipped: a noun, and why
     files, failed = find_logs(folder, passed)
@@ -1352,7 +1352,10 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
     torn: list[str] = []
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
-    owners = entities_named(logs)
+    named = {(log.run_id, log.run.get("project"), log.run["entity"]) for log in logs if log.run.get("entity")}
+    times = Counter((run_id, project) for run_id, project, _ in named)
+    # The entity of each run whose logs name a single one: only some of them may know it.
+    owners = {(run_id, project): entity for run_id, project, entity in named if times[run_id, project] == 1}
     for log in logs:
         shown = str(log.file.relative_to(top))
         damage = f"log {shown} is damaged at {first_of(log.damage)}; the rest was read" if log.damage else ""
@@ -1360,10 +1363,10 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
         log.failed = [Failure(run_id, "log", error) for error in (log.error, damage) if error]
         if log.records:
             record = log.run or any_record.get(log.run_id, {})
-            owner = record.get("entity") or owners.get((log.run_id, record.get("project")))  # a resumed log may know it
-            entity_name = owner or stand_in(options.selection.entity, NO_ENTITY)
+            owner = record.get("entity") or owners.get((log.run_id, record.get("project")))
+            owner = owner or stand_in(options.selection.entity, NO_ENTITY)
             project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
-            by_run.setdefault((entity_name, project_name, log.run_id), []).append(log)
+            by_run.setdefault((owner, project_name, log.run_id), []).append(log)
         elif log.torn:
             torn.append(shown)
             passed["log", "without a record"] += 1
@@ -1398,13 +1401,6 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
         say(f"these logs end early, as after a crash; all rows before the end were read: {first_of(cut_off)}")
     say_notes(projects, found, options, say)
     return projects
-
-
-def entities_named(logs: Sequence[Log]) -> dict[tuple[str, str | None], str]:
-    """The entity of each run, by its id and project, if its logs name a single one."""
-    named = {(log.run_id, log.run.get("project"), log.run["entity"]) for log in logs if log.run.get("entity")}
-    times = Counter((run_id, project) for run_id, project, _ in named)
-    return {(run_id, project): entity for run_id, project, entity in named if times[run_id, project] == 1}
 
 
 def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: Options, say: Say) -> None:
@@ -3374,15 +3370,9 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     schema = {"run_id": pl.String, "order": pl.Int64, **table.columns}
     schema |= {column_key(path): getattr(pl, dtype) for path, dtype in table.dtypes.items()}
 
-    def odd(file: Path) -> dict[KeyPath, str]:
-        """The file's columns that a scan cannot cast by itself, with their dtypes there."""
-        stored = next(iter(parts[file].values())).stored
-        pairs = ((path, dtype, table.dtypes.get(path, dtype)) for path, dtype in stored.items())
-        return {path: have for path, have, want in pairs if have != want and (have, want) != ("Int64", "Float64")}
-
     def scan(files: Sequence[Path]) -> pl.LazyFrame:
         """The rows of one file that are wanted, or of files with the same odd columns that hold nothing else."""
-        casts = odd(files[0]) if files else {}
+        casts = odd[files[0]] if files else {}
         rows = scan_files(files, schema | {column_key(path): getattr(pl, dtype) for path, dtype in casts.items()})
         if len(files) == 1:  # other runs, whose values may not fit, may share it
             rows = rows.filter(pl.col("run_id").is_in([*parts[files[0]]]))
@@ -3390,7 +3380,11 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 
     groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
     reached = ("", 0)  # run id, and order
+    odd: dict[Path, dict[KeyPath, str]] = {}  # by file: columns that a scan cannot cast by itself, with their dtypes
     for file, of_runs in parts.items():
+        stored = next(iter(of_runs.values())).stored
+        pairs = ((path, dtype, table.dtypes.get(path, dtype)) for path, dtype in stored.items())
+        odd[file] = {path: have for path, have, want in pairs if have != want and (have, want) != ("Int64", "Float64")}
         ends = [(run_id, order) for run_id, part in of_runs.items() for order in (part.first, part.last)]
         groups += [] if groups and min(ends) < reached else [[]]
         groups[-1].append(file)
@@ -3398,7 +3392,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 
     def kind(files: list[Path]) -> object:
         is_plain = len(files) == 1 and len(parts[files[0]]) == next(iter(parts[files[0]].values())).runs
-        return odd(files[0]) if is_plain else files
+        return odd[files[0]] if is_plain else files
 
     scans = []
     for _, (group, *others) in itertools.groupby(groups, kind):
@@ -3748,15 +3742,14 @@ def verify(folder: Path, options: Options, say: Say) -> int:
     partial: list[str] = []
     for export in exports:
         about: dict[str, str | None] = {"entity": None, "project": None}
-        problems: dict[str, str | None] = {}
+        problems: dict[str, str | None] = {export.name: "is damaged, so the files of its project cannot be checked"}
         with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
             document = json.loads(export.read_text("utf-8"))
             about |= {name: document[name] for name in about}
             listed = {Path(facts["name"]).name: facts for facts in document["files"]}
-            problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()}
+            problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()} or problems
             if document.get("failed"):
                 partial.append(export.name)
-        problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
     # Files, and the stems of damaged metadata.
     named = tuple(str(row["file"]).removesuffix("metadata.json") for row in rows)
