@@ -86,7 +86,6 @@ import tempfile
 import threading
 import time
 import traceback
-import types
 import uuid
 import zlib
 from collections import Counter, defaultdict
@@ -583,8 +582,7 @@ def glance_class() -> Any:
     for number, name in ((1, "item"), (2, "other")):  # `other`: a row's step, or summary items removed
         items.field.add(name=name, number=number, label=kinds.LABEL_REPEATED, type=kinds.TYPE_BYTES)
     for number, name in ((2, "history"), (3, "summary")):  # their numbers in the record
-        field_ = glance.field.add(name=name, number=number, label=kinds.LABEL_OPTIONAL, type=kinds.TYPE_MESSAGE)
-        field_.type_name = ".wandb_tools.Items"
+        glance.field.add(name=name, number=number, label=kinds.LABEL_OPTIONAL, type_name=".wandb_tools.Items")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance"))
@@ -593,10 +591,8 @@ def glance_class() -> Any:
 @cache
 def wandb_proto() -> Any:
     """The SDK's module of record classes. It is not public; there is no public module for the log format."""
-    spec = importlib.util.find_spec("wandb")
     # An empty module in place of `wandb` saves 0.8 s, which the SDK's other imports would take.
-    stand_in = types.ModuleType("wandb")
-    stand_in.__path__ = list(spec.submodule_search_locations or ()) if spec else []
+    stand_in = importlib.util.module_from_spec(cast("Any", importlib.util.find_spec("wandb")))
     sys.modules.setdefault("wandb", stand_in)
     proto = importlib.import_module("wandb.proto.wandb_internal_pb2")
     if sys.modules["wandb"] is stand_in:
@@ -1241,10 +1237,9 @@ def write_parts(histories: Mapping[str, History], folder: Path) -> None:
     noted = {run_id: [[*dtypes[run_id].items()], *of_run] for run_id, of_run in facts.items()}
     keys = {run_id: [one.key, [*one.skipped]] for run_id, one in histories.items() if one.key and not one.is_short}
     file = write_intermediate(rows, folder, {PART_KEY: json.dumps([noted, keys])})  # for `stored_parts`
-    for one in histories.values():
+    for run_id, one in histories.items():
         one.frame = None
-    for run_id, of_run in facts.items():
-        histories[run_id].parts = [Part(file, stored, len(facts), dtypes[run_id], *of_run)]
+        one.parts = [Part(file, stored, len(facts), dtypes[run_id], *facts[run_id])] if run_id in facts else ()
 
 
 def logged_dtypes(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
@@ -1648,12 +1643,11 @@ def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, A
     git, args, gpus = notes.get("git"), notes.get("args"), notes.get("gpu_count")
     given = {**notes, "commit": commit or (git.get("commit") if isinstance(git, dict) else None)}
     texts = {key: value for key, value in given.items() if isinstance(value, str) and value}
-    command = texts.get("program")
-    if command and args and isinstance(args, list):
-        command = f"{command} {shlex.join(map(str, args))}"
+    if "program" in texts and args and isinstance(args, list):
+        texts["program"] += f" {shlex.join(map(str, args))}"
     gpu_count = int(gpus) if isinstance(gpus, int) and 0 < gpus < 2**31 else None  # 0 is unknown
     columns = {name: texts.get(name) for name in ("commit", "host", "os", "python", "gpu")}
-    return {**columns, "command": command, "gpu_count": gpu_count}
+    return {**columns, "command": texts.get("program"), "gpu_count": gpu_count}
 
 
 def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path) -> Sequence[Part]:
@@ -2184,8 +2178,7 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
                 config = yaml_object((sweep["config"] or "").encode())
                 for metric in [config["metric"]] if config.get("metric") else config["metrics"]:
                     goals.setdefault(str(metric["name"]), set()).add(str(metric.get("goal") or "minimize").lower())
-    known = set(GOALS.values())
-    project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= known}
+    project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= {*GOALS.values()}}
 
 
 def plan(server: Server, project: Project) -> bool:
@@ -2213,8 +2206,7 @@ def split(window: Window, first: datetime | None, runs: int) -> list[Window]:
 def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901, PLR0915 - in one sequence
     """Fill in the selected runs, each once. If there are fewer than the server counts, they are listed again."""
     active_since = server.options.selection.active_since
-    names = (quote(name, safe="") for name in (project.entity, project.name))
-    url = "/".join([page_url(server.api.base_url), *names, "runs"])
+    url = f"{page_url(server.api.base_url)}/{quote(project.entity, safe='')}/{quote(project.name, safe='')}/runs"
 
     def fetch(window: Window) -> list[Window]:
         try:
@@ -2402,9 +2394,8 @@ def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
             name = record.get("1") or record.get("2")
             kinds = ",".join(kind for number, kind in enumerate(SUMMARY_KINDS, 1) if number in record.get("7", ()))
             step = records[record["5"] - 1] if record.get("5") else {}  # the step metric's place among them, from 1
-            step_metric = step.get("1") or step.get("2")
+            step_metric = str(step.get("1") or step.get("2") or "") or None
             if name:
-                step_metric = str(step_metric) if step_metric else None
                 definitions.append(MetricDefinition(str(name), GOALS.get(record.get("8")), kinds or None, step_metric))
     return definitions
 
@@ -4070,8 +4061,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
 def checked_options(parser: Parser, given: dict[str, Any]) -> Options:
     """The values of the flags as Options; ScriptError if they do not go together."""
     given["console"] = given["console"] or given["console_lines"] is not None
-    server_only = (given["places"], given["where"], given["history_samples"], given["api_key_file"])
-    if given["offline"] and any(server_only):
+    if given["offline"] and any(given[name] for name in ("places", "where", "history_samples", "api_key_file")):
         parser.error("--offline cannot be used with PLACE, --where, --history-samples or --api-key-file")
     if given["places"] and (given["entity"] or given["project"]):
         parser.error("name projects either as entity/project or with -e and -p, not both")
