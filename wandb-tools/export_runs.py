@@ -712,11 +712,10 @@ def read_log(log: Log, rows: LogRows) -> None:
             put(log.summary, path_of(item), GONE if value is None else value)
         except (DecodeError, RecursionError) as error:
             log.damage.append(f"the summary: {error}")
-    files = log.file.parent / "files"
     if log.records and log.summary_from != "log":
-        log.take_summary(json_object(log, files / "wandb-summary.json"), "file")
+        log.take_summary(json_object(log, log.file.parent / "files/wandb-summary.json"), "file")
     if log.records and not log.machines:
-        log.machines["file"] = json_object(log, files / "wandb-metadata.json")
+        log.machines["file"] = json_object(log, log.file.parent / "files/wandb-metadata.json")
 
 
 def keep_last(last: dict[bytes, bytes], items: Iterable[bytes]) -> None:
@@ -988,7 +987,6 @@ class LogRows:
         self.held_rows, self.held_columns = 0, set[str]()
 
     def start(self, log: Log) -> None:
-        """From now on, rows are those of this log."""
         self.log = log
         self.counted_from = 0.0  # seconds since 1970: when the run time of its rows was 0
         self.lines: list[OutputLine] = []  # of output
@@ -2713,8 +2711,7 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
     filled = [frame for frame, height in zip(rows, heights, strict=True) if height]  # an empty one may lack columns
     exports = [export_rows(frame, nested, keys, history.skipped) for frame in filled]
     if len(exports) > 1:  # if they overlap, the one with the newest row counts
-        age = [pl.max("_timestamp"), pl.min("order")]
-        exports.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
+        exports.sort(key=lambda each: each.select(pl.max("_timestamp"), pl.min("order")).collect().fill_null(0).row(0))
     last = rows_of_json(map(as_row, live), keys, history.skipped)
     if not exports:
         history.found = last.height
@@ -2737,13 +2734,13 @@ def sampled_rows(source: RowSource, _run: Wanted, answer: Any, history: History,
         return rows_of_json(rows, source.server.options.history_keys, history.skipped)
     # Some SDKs sent nested dicts, others the same with dots. The rows have no steps: they are numbered by time.
     rows = [{".".join(path): value for path, value in flatten(row)} for row in rows]
-    frame = rows_of_json(rows, (), set()).sort("_timestamp", maintain_order=True)
-    return frame.with_columns(order=pl.int_range(pl.len()))
+    return (
+        rows_of_json(rows, (), set()).sort("_timestamp", maintain_order=True).with_columns(order=pl.int_range(pl.len()))
+    )
 
 
 def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
     """Read the lines of a run's output. Each page but the last is stored in a file: there may be millions of lines."""
-    schema: dict[str, Any] = {"order": pl.Int64, **source.table.columns}
     limit = source.server.options.console_lines or 0  # 0: all
     is_tail, lines, page = 0 < limit <= CONSOLE_PAGE, answer["logLineCount"] or 0, answer["logLines"]
     history.counted = min(lines, limit or lines)
@@ -2777,7 +2774,7 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
             "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
             "text": [as_shown(node["line"] or "") for node in nodes],
         }
-        frames.append(pl.DataFrame(columns, schema=schema))
+        frames.append(pl.DataFrame(columns, schema={"order": pl.Int64, **source.table.columns}))
         start = numbers[0] if nodes and not count else start
         count, reached = count + len(nodes), numbers[-1] + 1 if nodes else reached
         if after is not None:
@@ -3637,12 +3634,8 @@ def shape_of(file: Path) -> tuple[int, int]:
 def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
     """Gives a function from a file to the path where it is written first. At the end all are renamed, or none."""
     files: dict[Path, Path] = {}
-
-    def unfinished(file: Path) -> Path:
-        return files.setdefault(file, work / file.name)
-
     try:
-        yield unfinished
+        yield lambda file: files.setdefault(file, work / file.name)
         for file, partial_file in files.items():
             with partial_file.open("rb+") as whole:
                 os.fsync(whole.fileno())
