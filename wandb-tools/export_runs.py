@@ -1782,6 +1782,7 @@ FORGE = "forge.coreweave.com"  # W&B's own server
 CLOUD_URL = f"https://api.{FORGE}"
 CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # of its API
 PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # of its pages, now or earlier
+HEADERS = {"User-Agent": "W&B Public Client 0.31.0", "Use-Admin-Privileges": "true"}  # the SDK's: else admins see less
 
 
 def base_url() -> str:
@@ -1872,6 +1873,7 @@ class Client:
         self.session.trust_env = False  # else it sends the password that netrc has for a host
         self.proxies_of = cache(requests.utils.get_environ_proxies)  # takes a tenth of a small download's time
         self.session.auth = ("api", key) if key else None
+        self.session.headers.update(HEADERS if key else {})
         # Without this, requests reads the whole body of a redirect, even of one that it does not follow.
         self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
