@@ -11,6 +11,7 @@ import secrets
 import signal
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -87,6 +88,18 @@ def error_line(done: Done) -> str:
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
     return done.err
+
+
+def test_an_administrator_sees_what_the_sdk_shows(server, ask, clean_environment, tmp_path):
+    """W&B grants these rights to clients with the headers of the SDK's Api, and no storage host gets to know."""
+    env = clean_environment | server.environment(tmp_path / "sdk")
+    subprocess.run([sys.executable, "-c", "import wandb; wandb.Api().viewer"], env=env, cwd=tmp_path, check=True)
+    sdk = {(re.sub(r"[0-9.]+$", "", each["user_agent"]), each["admin"]) for each in server.requests()}
+    server.reset()
+    assert ask(**server.environment(tmp_path / "sdk")).code == 0
+    asked = server.requests(kind="graphql")
+    assert {(re.sub(r"[0-9.]+$", "", each["user_agent"]), each["admin"]) for each in asked} == sdk
+    assert {each["admin"] for each in server.requests(kind="download")} <= {""}
 
 
 # --- which key ------------------------------------------------------------------------------------------------

@@ -535,69 +535,72 @@ def test_a_table_of_several_files_is_named(server, export, out, kind):
     assert table_of(out, "table_cells").select("run_id", "n").rows() == [("whole", 1)]
 
 
-def increment(step: int, key: str = "cells") -> str:
-    """The file of a table's increment."""
-    return f"media/table/{key}_{step}_{'0123456789abcdef'[step % 16] * 20}.table.json"
+CELLS = [[[0], [1]], [[2]], [[3], [math.nan]]]  # of three increments
 
 
-def incremental(last_step: int, increments: int, rows: int) -> dict[str, Any]:
-    """What a summary says of an incremental table."""
-    entry = {**entry_of("cells"), "_type": "incremental-table-file", "path": increment(last_step), "nrows": rows}
-    return entry | {"increment_num": increments - 1}
+def incremental(rows: int = 5) -> dict[str, Any]:
+    """What a summary says of an incremental table: its last rows are in a file, those before in artifacts."""
+    paths = [f"wandb-client-artifact://part{number}/{number}-17.cells.table.json" for number in range(2)]
+    entry = {**entry_of("cells", 100), "_type": "incremental-table-file", "nrows": rows, "increment_num": 2}
+    return entry | {"artifact_path": "wandb-client-artifact://part2/x", "previous_increments_paths": paths}
 
 
-INCREMENTS = {
-    increment(5): '{"columns": ["n"], "data": [["of an earlier table"]]}',
-    increment(9): '{"columns": ["n"], "data": [[NaN], [1]]}',
-    increment(10): '{"columns": ["n"], "data": [[2]]}',
-    increment(100): '{"columns": ["n"], "data": [[3], [4]]}',
-    increment(101): '{"columns": ["n"], "data": [["of later"]]}',
-    increment(50, "cells_9"): '{"columns": ["n"], "data": [["of another key"]]}',
-    increment(50, "xcells"): '{"columns": ["n"], "data": [["of another key"]]}',
-    "media/table/cells_x.table.json": "",
-}
+def add_increments(server: Server, numbers: list[int], columns: tuple[str, ...] = ("n",), **changes: Any) -> None:
+    """The file of the last increment, and these artifacts. Another table logged files under the same key."""
+    server.add_run("team", "demo", "a", summary={"cells": incremental() | changes})
+    for step in (99, 100, 101):
+        cells = CELLS[2] if step == 100 else [["of another table"]]
+        server.add_file(
+            "team", "demo", "a", entry_of("cells", step)["path"], json.dumps({"columns": ["n"], "data": cells})
+        )
+    for number in numbers:
+        content = json.dumps({"columns": columns, "data": CELLS[number]})
+        server.add_artifact("team", "demo", f"part{number}", {f"{number}-17.cells.table.json": content})
 
 
-@pytest.mark.parametrize("is_offline", [False, True])
-def test_an_incremental_table_is_read_from_all_its_files(server, export, export_logs, tmp_path, out, is_offline):
-    entry = incremental(100, 3, 5)
-    if is_offline:
-        log = add_logged_table(tmp_path / "logs", "a", "", entry)
-        for name, content in INCREMENTS.items():
-            (log.parent / "files" / name).write_text(content, encoding="utf-8")
-    server.add_run("team", "demo", "a", summary={"cells": entry})
-    for name, content in INCREMENTS.items():
-        server.add_file("team", "demo", "a", name, content)
-    done = (export_logs if is_offline else export)("--tables")
+def test_an_incremental_table_is_read_from_all_its_files(server, export, out):
+    add_increments(server, [1, 0])
+    done = export("--tables")
     assert done.code == 0, done.err
-    assert repr(table_of(out, "table_cells")["n"].to_list()) == "[nan, 1.0, 2.0, 3.0, 4.0]"
+    assert repr(table_of(out, "table_cells")["n"].to_list()) == "[0.0, 1.0, 2.0, 3.0, nan]"
     assert table_of(out, "table_cells")["row"].to_list() == [*range(5)]
 
 
+def test_increments_are_downloaded_again_where_that_fails(server, export, out):
+    """Each by itself."""
+    add_increments(server, [0, 1])
+    server.fault("truncate", match={"kind": "download", "path": "/artifacts/"}, times=1)
+    assert export("--tables").code == 0
+    assert (server.counts()["download"], table_of(out, "table_cells").height) == (4, 5)
+
+
 @pytest.mark.parametrize(
-    ("missing", "error"),
+    ("numbers", "columns", "error"),
     [
-        (increment(100), f"its file {increment(100)} does not exist"),
-        (increment(9), "only 3 of 5 rows were downloaded: files of its increments are missing"),
+        ([0], ("n",), "table_cells: its increments cannot be read: it does not exist"),
+        ([0, 1], ("m",), "its increments have different columns"),
     ],
 )
-def test_an_incremental_table_without_one_of_its_files_is_named(server, export, out, missing, error):
-    server.add_run("team", "demo", "a", summary={"cells": incremental(100, 3, 5)})
+def test_an_incremental_table_that_cannot_be_read_whole_is_named(server, export, out, numbers, columns, error):
+    add_increments(server, numbers, columns)
     add_table(server, "whole", "cells", ["n"], [[1]])
-    for name in INCREMENTS.keys() - {missing, increment(5)}:
-        server.add_file("team", "demo", "a", name, INCREMENTS[name])
     done = export("--tables")
     assert (done.code, failed(out)) == (3, [("a", "table_cells")])
     assert error in done.err
+    assert table_of(out, "table_cells").height == 1
 
 
-def test_increments_with_different_columns_are_no_table(server, export, out):
-    server.add_run("team", "demo", "a", summary={"cells": incremental(10, 2, 2)})
-    server.add_file("team", "demo", "a", increment(9), '{"columns": ["m"], "data": [[1]]}')
-    server.add_file("team", "demo", "a", increment(10), INCREMENTS[increment(10)])
-    done = export("--tables")
-    assert (done.code, failed(out)) == (3, [("a", "table_cells")])
-    assert "its files have different columns" in done.err
+def test_a_plain_table_after_an_incremental_one_stands_alone(server, export, out):
+    """Its entry in the summary keeps the list of increments."""
+    add_increments(server, [0, 1], _type="table-file", nrows=2)
+    assert export("--tables").code == 0
+    assert repr(table_of(out, "table_cells")["n"].to_list()) == "[3.0, nan]"
+
+
+@pytest.mark.parametrize("value", [None, "x", 5, {}])
+def test_an_incremental_table_without_a_list_of_its_increments_is_named(server, export, out, value):
+    add_increments(server, [0, 1], previous_increments_paths=value)
+    assert (export("--tables").code, failed(out)) == (3, [("a", "table_cells")])
 
 
 def test_a_list_of_tables_is_named(server, export, out):
@@ -649,19 +652,13 @@ def test_a_long_table_is_completed_from_its_artifact(server, export, out, scheme
         (0, "wandb-client-artifact://gone/x", LONG_COLUMNS, 10_000, "alone, which cannot be read: it does not exist"),
         (0, "wandb-client-artifact://client/x", LONG_COLUMNS, 10_000, "alone, which cannot be read: it does not exist"),
         (0, "elsewhere://no hex/x", LONG_COLUMNS, 10_000, "alone, which cannot be read: the answer has an unexpected"),
-        (
-            11_000,
-            "wandb-client-artifact://client/x y/cells.table.json",
-            LONG_COLUMNS,
-            11_000,
-            "its artifact has no more",
-        ),
+        (11_000, "wandb-client-artifact://client/x y/cells.table.json", LONG_COLUMNS, 11_000, "the SDK stores no more"),
         (
             11_000,
             "wandb-client-artifact://client/x y/cells.table.json",
             [*"abcde"],
             0,
-            "its files have different columns",
+            "its artifact has other columns",
         ),
     ],
 )
@@ -787,15 +784,16 @@ def test_what_the_sdk_logged_is_the_same_from_everywhere(server, export, export_
     rows = [(n, n, f"t{n}") for n in range(12_345)]
     assert [row[3:] for row in table_of(out, "table_eval%2Flong").rows()] == rows
     assert [row[3:] for row in table_of(out_server, "table_eval%2Flong").rows()] == rows * 2
-    rows = [repr((n, n, 0.5 if n % 2 else math.nan)) for n in range(12)]
+    # In artifacts NaN is null; the last increment is in a file of the run, too.
+    rows = [repr((n, n, 0.5 if n % 2 else math.nan if n == 10 else None)) for n in range(12)]
     assert [repr(row[3:]) for row in table_of(out, "table_eval%2Fparts").rows()] == rows
     assert [repr(row[3:]) for row in table_of(out_server, "table_eval%2Fparts").rows()] == rows * 2
-    # Without the artifact the log's table is not whole. What was exported stays.
+    # Without the artifacts the log's tables are not whole. What was exported stays.
     shutil.rmtree(tmp_path / "sdk" / "data" / "artifacts")
     done = export_logs("--tables")
-    assert (done.code, failed(out)) == (3, [("synced", "table_eval/long")])
+    assert (done.code, failed(out)) == (3, [("synced", "table_eval/long"), ("synced", "table_eval/parts")])
     assert "error: synced: table_eval/long: only 10,000 of 12,345 rows are there: the SDK puts" in done.err
-    assert table_of(out, "table_eval%2Flong").height == 12_345
+    assert (table_of(out, "table_eval%2Flong").height, table_of(out, "table_eval%2Fparts").height) == (12_345, 12)
 
 
 SHARED = """
@@ -1041,6 +1039,18 @@ def test_tables_of_logs(export_logs, tmp_path, out):
     assert repr_of(table_of(out, "table_cells")) == before
 
 
+def add_staged(log: Path, client_id: str, name: str, cells: list, digest: str | None = None) -> None:
+    """An artifact in a log, whose file waits for `wandb sync` beside it."""
+    staged = log.parent / f"staged {client_id}"
+    staged.write_text(json.dumps({"columns": ["n"], "data": cells}), encoding="utf-8")
+    record = export_runs.wandb_proto().Record()
+    record.artifact.client_id = client_id
+    digest = digest or base64.b64encode(hashlib.md5(staged.read_bytes()).digest()).decode()
+    record.artifact.manifest.contents.add(path=name, digest=digest, local_path=str(staged))
+    payloads = [placed.payload for placed in records_of(log.read_bytes())]
+    log.write_bytes(log_of([*payloads, record.SerializeToString()]))
+
+
 @pytest.mark.parametrize("is_same", [True, False])
 def test_a_long_table_in_a_log(export_logs, tmp_path, out, is_same):
     """Its artifact waits for `wandb sync`, in a file that the log names; a file with another checksum is not read."""
@@ -1048,17 +1058,32 @@ def test_a_long_table_in_a_log(export_logs, tmp_path, out, is_same):
     content = json.dumps({"columns": ["n"], "data": cells[:10_000]})
     entry = {**entry_of("cells"), "nrows": 12_000, "artifact_path": "wandb-client-artifact://mine/cells.table.json"}
     log = add_logged_table(tmp_path / "logs", "r", content, entry)
-    staged = tmp_path / "staged"
-    staged.write_text(json.dumps({"columns": ["n"], "data": cells}), encoding="utf-8")
-    digest = base64.b64encode(hashlib.md5(staged.read_bytes()).digest()).decode() if is_same else "another"
-    record = export_runs.wandb_proto().Record()
-    record.artifact.client_id = "mine"
-    record.artifact.manifest.contents.add(path="cells.table.json", digest=digest, local_path=str(staged))
-    payloads = [placed.payload for placed in records_of(log.read_bytes())]
-    log.write_bytes(log_of([*payloads, record.SerializeToString()]))
+    add_staged(log, "mine", "cells.table.json", cells, None if is_same else "another")
     done = export_logs("--tables")
     assert (done.code, failed(out)) == ((0, []) if is_same else (3, [("r", "table_cells")]))
     assert table_of(out, "table_cells").height == (12_000 if is_same else 10_000)
+
+
+@pytest.mark.parametrize("parts", [2, 1])
+def test_an_incremental_table_in_a_log(export_logs, tmp_path, out, parts):
+    log = add_logged_table(tmp_path / "logs", "a", json.dumps({"columns": ["n"], "data": CELLS[2]}), incremental())
+    for number in range(parts):
+        add_staged(log, f"part{number}", f"{number}-17.cells.table.json", CELLS[number])
+    done = export_logs("--tables")
+    if parts == 2:
+        assert done.code == 0, done.err
+        assert repr(table_of(out, "table_cells")["n"].to_list()) == "[0.0, 1.0, 2.0, 3.0, nan]"
+    else:
+        assert (done.code, failed(out)) == (3, [("a", "table_cells")])
+        assert "its increments are in artifacts that are not on this machine" in done.err
+
+
+@pytest.mark.parametrize("path", ["media/ta\0ble/x.table.json", "media/ta\ud800ble/x.table.json"])
+def test_the_path_of_a_table_may_be_no_file_name(export_logs, tmp_path, out, path):
+    add_logged_table(tmp_path / "logs", "odd", None, entry_of("cells") | {"path": path})
+    add_logged_table(tmp_path / "logs", "good", '{"columns": ["n"], "data": [[1]]}')
+    assert (export_logs("--tables").code, failed(out)) == (3, [("odd", "table_cells")])
+    assert table_of(out, "table_cells").height == 1
 
 
 def test_a_table_that_was_exported_and_logged_again(export_logs, tmp_path, out):

@@ -276,12 +276,12 @@ class MetricDefinition(NamedTuple):
 
 
 class TableFile(NamedTuple):
-    """A W&B Table as a run's summary names it."""
+    """A W&B Table as a run's summary names it. Addresses lead to files in artifacts."""
 
     path: str = ""  # among the run's files; empty if it is in none of them
     rows: int | None = 0
-    increments: int = 1  # files with its rows; `path` is the last one
-    address: str = ""  # of its file in an artifact
+    address: str = ""  # of the same table in an artifact, without the limit of FILE_ROWS
+    increments: tuple[str, ...] = ()  # addresses of the rows before those in the file
 
 
 class Run(NamedTuple):
@@ -330,8 +330,8 @@ class Wanted(NamedTuple):
     last_step: int | None
     file: str  # of a W&B Table: its path among the run's files
     mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
-    increments: int = 1  # of a W&B Table: see TableFile, as for the next one
-    address: str = ""
+    address: str = ""  # of a W&B Table: see TableFile, as for the next one
+    increments: tuple[str, ...] = ()
 
     def key(self, table: Table) -> str:
         """The rows in a part file are known by it; it changes whenever they may change."""
@@ -626,7 +626,7 @@ class Log:
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
     parts: defaultdict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))  # by the table's name
     skipped: set[KeyPath] = field(default_factory=set)
-    staged: dict[str, tuple[str, str]] = field(default_factory=dict)  # by address: see `staged_table`
+    staged: dict[str, tuple[str, str]] = field(default_factory=dict)  # by address: see `staged_file`
 
     @property
     def run_id(self) -> str:
@@ -1700,32 +1700,31 @@ def rewritten(
 def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Log]], work: Path) -> None:
     """Fill in the rows of a W&B Table from the files beside the logs of the project's runs, by id."""
     for run in changed_runs(project, table):
-        there: dict[str, Path] = {}  # the run's files, by their names
-        place = run.file[: -len(Path(run.file).name)]
-        for log, name in itertools.product(logs[run.id], ("", "files")):
-            with suppress(OSError):
-                there |= {place + file.name: file for file in (log.file.parent / name / place).iterdir()}
+        files = [log.file.parent / name / run.file for log in reversed(logs[run.id]) for name in ("files", "")]
         try:
-            if not (names := files_of_table(run, there)):
-                raise FileNotFoundError
-            longer = staged_table(run, logs[run.id]) if (run.listed or 0) > FILE_ROWS else None
-            rows = table_rows(*(regular(there[name]).read_bytes() for name in names), longer=longer)
+            file = next(filter(Path.is_file, files), files[0])
+            content = regular(file).read_bytes()
+            before = [staged_file(logs[run.id], address) for address in run.increments]
+            if None in before:
+                raise ValueError("its increments are in artifacts that are not on this machine")  # noqa: TRY301
+            whole = staged_file(logs[run.id], run.address) if (run.listed or 0) > FILE_ROWS else None
+            rows = table_rows(content, [*filter(None, before)], whole)
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "does not exist" if isinstance(error, FileNotFoundError) else why
             project.failed.append(Failure(run.id, unquote(table.name), f"its file {run.file[:200]} {why}"))
             continue
         table.fetched[run.id] = History(frame=rows, mark=run.mark)
-        note_cut(table.fetched[run.id], run, rows.height, IN_ARTIFACT)
+        note_cut(table.fetched[run.id], run, rows.height, SDK_LIMIT if whole else IN_ARTIFACT)
         if why := table.fetched[run.id].problem:
             why = f"only {rows.height:,} of {run.listed:,} rows are there: {why}"
             project.failed.append(Failure(run.id, unquote(table.name), why))
         write_parts({run.id: table.fetched[run.id]}, work)
 
 
-def staged_table(run: Wanted, logs: Sequence[Log]) -> bytes | None:
-    """The file of a W&B Table in an artifact that `wandb sync` has not uploaded yet; None without it."""
-    for local_path, digest in [log.staged[run.address] for log in logs if run.address in log.staged]:
+def staged_file(logs: Sequence[Log], address: str) -> bytes | None:
+    """A file in an artifact that `wandb sync` has not uploaded yet; None without it."""
+    for local_path, digest in [log.staged[address] for log in logs if address in log.staged]:
         with suppress(OSError, ValueError):
             content = regular(Path(local_path)).read_bytes()
             if base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode() == digest:
@@ -1739,6 +1738,7 @@ FORGE = "forge.coreweave.com"  # W&B's own server
 CLOUD_URL = f"https://api.{FORGE}"
 CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # of its API
 PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # of its pages, now or earlier
+HEADERS = {"User-Agent": "W&B Public Client 0.31.0", "Use-Admin-Privileges": "true"}  # the SDK's: else admins see less
 
 
 def base_url() -> str:
@@ -1829,6 +1829,7 @@ class Client:
         self.session.trust_env = False  # else it sends the password that netrc has for a host
         self.proxies_of = cache(requests.utils.get_environ_proxies)  # takes a tenth of a small download's time
         self.session.auth = ("api", key) if key else None
+        self.session.headers.update(HEADERS if key else {})
         # Without this, requests reads the whole body of a redirect, even of one that it does not follow.
         self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
@@ -2486,10 +2487,10 @@ def changed_runs(project: Project, table: Table) -> list[Wanted]:
     about_runs = project.runs.select("id", "history_rows", "last_step", "heartbeat_at")
     for run_id, rows, last_step, active_at in about_runs.sort("id").iter_rows():
         file = files.get(run_id, TableFile(rows=rows))
-        whole = (file.path,) if table.key is not None else (str(rows), iso(active_at) or "")
+        whole = (file.path, *file.increments[-1:]) if table.key is not None else (str(rows), iso(active_at) or "")
         mark = (*whole, *table.extent)
         if known.get(run_id) not in (whole, mark) and (file.path or table.key is None or run_id in known):
-            changed.append(Wanted(run_id, file.rows, last_step, file.path, mark, file.increments, file.address))
+            changed.append(Wanted(run_id, file.rows, last_step, file.path, mark, file.address, file.increments))
     return changed
 
 
@@ -2499,10 +2500,9 @@ LIVE_FIELDS = "run(name: $run) { history(minStep: $min, maxStep: $max, samples: 
 ARTIFACT_ID = "query ArtifactId($id: ID!) { clientIDMapping(clientID: $id) { serverID } }"
 ARTIFACT_FILE = """query ArtifactFile($id: ID!, $names: [String!]) {
     artifact(id: $id) { files(names: $names) { edges { node { name directUrl } } } } }"""
-FILE_ROWS = 10_000  # of a W&B Table that the SDK writes to a file of the run; its artifact has 200,000
-MOST_INCREMENTS = 1_000  # files of an incremental table
-INCREMENT = re.compile(r"(.*)_([0-9]+)_[^_]+", re.DOTALL)  # media/table/<key>_<step>_<hash>.table.json
+FILE_ROWS = 10_000  # of a W&B Table that the SDK writes to a file of the run; to an artifact, 200,000
 IN_ARTIFACT = "the SDK puts the others into the Table's artifact alone"
+SDK_LIMIT = "the SDK stores no more in the Table's artifact"
 LIVE_ROWS = IN_PROJECT % ("LiveRows", ", $run: String!, $min: Int64, $max: Int64, $samples: Int", LIVE_FIELDS)
 
 
@@ -2665,11 +2665,7 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
     if table.name == "system":
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
     if table.key is not None:
-        where = f"names: [{json.dumps(run.file, ensure_ascii=False)}]"
-        if run.increments > 1:
-            like = re.sub(r"[0-9]+_[^_]*$", "%", run.file)
-            where = f"pattern: {json.dumps(like, ensure_ascii=False)}, first: {MOST_INCREMENTS}"
-        return f"files({where}) {{ edges {{ node {{ name directUrl }} }} }}"
+        return f"files(names: [{json.dumps(run.file, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
     where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}{source.server.forward}"
     if after:
         where += f", after: {json.dumps(after)}"
@@ -2787,43 +2783,39 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
 
 
 def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
-    """Read the files of a W&B Table; of a long one also the file in its artifact, which has all rows."""
+    """Read the file of a W&B Table, and what it lacks from artifacts."""
     if answer["files"] is None:
         raise RequestError("the answer has no files", status=200, retries=1)
     nodes = [edge["node"] for edge in answer["files"]["edges"] if edge["node"]]
-    urls = {node["name"]: node["directUrl"] for node in nodes if node["directUrl"]}
-    if not (names := files_of_table(run, urls) if run.increments > 1 else [*urls][:1]):
+    urls = [node["directUrl"] for node in nodes if node["directUrl"]]
+    if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    why, in_artifact = IN_ARTIFACT, ""
-    if run.increments == 1 and run.address and (run.listed or 0) > FILE_ROWS:
-        try:
-            in_artifact = artifact_url(source.server, run.address)
-            why = "its artifact has no more"
-        except RequestError as error:
-            why = f"{why}, which cannot be read: {error}"
-    asked = [*(urls[name] for name in names), *filter(None, [in_artifact])]
-    downloads = [download(source, url, files, last=b"}", limit=TABLE_BYTES) for url in asked]
+
+    def in_artifact(address: str) -> Path:
+        def attempt(_timeout_s: float) -> Path:
+            return download(source, artifact_url(source.server, address), files, last=b"}", limit=TABLE_BYTES)
+
+        return source.server.storage.retry(attempt)
+
+    file = download(source, urls[0], files, last=b"}", limit=TABLE_BYTES)
+    before, whole, why = list[Path](), None, IN_ARTIFACT
+    try:
+        before += map(in_artifact, run.increments)
+        if run.address and (run.listed or 0) > FILE_ROWS:
+            whole, why = in_artifact(run.address), SDK_LIMIT
+    except RequestError as error:
+        if len(before) < len(run.increments):
+            raise RequestError(f"its increments cannot be read: {error}", retries=0) from error
+        why = f"{IN_ARTIFACT}, which cannot be read: {error}"
     try:
         with source.server.conversions:
-            contents = [file.read_bytes() for file in downloads]
-            rows = table_rows(*contents[: len(names)], longer=contents[-1] if in_artifact else None)
+            rows = table_rows(
+                file.read_bytes(), [one.read_bytes() for one in before], whole.read_bytes() if whole else None
+            )
     except ValueError as error:
         raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
     note_cut(history, run, rows.height, why)
     return rows
-
-
-def files_of_table(run: Wanted, names: Iterable[str]) -> list[str]:
-    """Which of the run's files have the rows of a W&B Table, in their order; none without the one that it names.
-
-    For an incremental table, the SDK writes new rows to one more file each time.
-    """
-    own = INCREMENT.fullmatch(run.file)
-    if own is None or run.increments == 1 or run.file not in names:
-        return [run.file] if run.file in names else []
-    others = [other for name in names if (other := INCREMENT.fullmatch(name)) and other[1] == own[1]]
-    steps = sorted((int(other[2]), other[0]) for other in others)
-    return [name for step, name in steps if step <= int(own[2])][-run.increments :]
 
 
 def artifact_url(server: Server, address: str) -> str:
@@ -2846,24 +2838,29 @@ def artifact_url(server: Server, address: str) -> str:
 
 def note_cut(history: History, run: Wanted, rows: int, why: str) -> None:
     """Note why a W&B Table has only these rows, if it had more."""
-    why = "files of its increments are missing" if run.increments > 1 else why
-    if rows < (run.listed or 0) and (rows >= FILE_ROWS or run.increments > 1):
+    if rows < (run.listed or 0) and (rows >= FILE_ROWS or run.increments):
         history.counted, history.found, history.problem = run.listed or 0, rows, why
 
 
-def table_rows(*contents: bytes, longer: bytes | None = None) -> pl.DataFrame:
-    """The rows of a W&B Table's files, with their number as `order`; ValueError if these hold none.
+def table_rows(file: bytes, before: Sequence[bytes] = (), whole: bytes | None = None) -> pl.DataFrame:
+    """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none.
 
-    `longer`: the file of its artifact, which has all rows. There, NaN is null, and arrays are in other files.
+    `before`: the files of an incremental table's earlier rows. `whole`: the file in its artifact, which may have more
+    rows; there NaN is null, and arrays are in other files.
     """
-    tables = [parsed_table(content) for content in [*contents, *filter(None, [longer])]]
-    names, rows = tables[0][0], [row for _, rows in tables[: len(contents)] for row in rows]
-    if any(others != names for others, _ in tables):
-        raise ValueError("its files have different columns")
-    if longer:
-        known, rows = rows, tables[-1][1]
-        for row, same in zip(rows, known, strict=False):
+    names, rows = parsed_table(file)
+    if whole is not None:
+        others, longer = parsed_table(whole)
+        if others != names:
+            raise ValueError("its artifact has other columns")
+        for row, same in zip(longer, rows, strict=False):
             row[:] = [other if value is None else value for value, other in zip(row, same, strict=True)]
+        rows = max(longer, rows, key=len)
+    for content in reversed(before):
+        others, earlier = parsed_table(content)
+        if others != names:
+            raise ValueError("its increments have different columns")
+        rows = earlier + rows
     series = {"order": pl.Series("order", range(len(rows)), dtype=pl.Int64)}
     columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [()] * len(names)
     for number, (name, values) in enumerate(zip(names, columns, strict=True)):
@@ -3067,7 +3064,8 @@ def numeric_leaves(
     return leaves
 
 
-TABLE_TYPES = ("table-file", "incremental-table-file", "joined-table", "partitioned-table")
+INCREMENTAL = "incremental-table-file"
+TABLE_TYPES = ("table-file", INCREMENTAL, "joined-table", "partitioned-table")
 
 
 def tables_in(summary: Mapping[str, object]) -> dict[str, TableFile]:
@@ -3080,14 +3078,16 @@ def tables_in(summary: Mapping[str, object]) -> dict[str, TableFile]:
             continue
         first = next((each for each in value if isinstance(each, dict)), {}) if isinstance(value, list) else value
         if isinstance(first, dict) and first.get("_type") in TABLE_TYPES:
-            key, file = ".".join(path), first.get("path")
-            rows, last = (n if isinstance(n := first.get(name), int) else 0 for name in ("nrows", "increment_num"))
-            is_one = first["_type"] in TABLE_TYPES[:2] and first is value and file is not None
+            key, file, rows = ".".join(path), first.get("path"), first.get("nrows")
+            # A plain table that is logged later keeps the list of increments: summaries merge dicts.
+            increments: Any = first.get("previous_increments_paths") if first["_type"] == INCREMENTAL else []
+            is_one = first["_type"] in ("table-file", INCREMENTAL) and first is value and file is not None
+            is_one &= isinstance(increments, list)
             is_below = isinstance(file, str) and {"", ".."}.isdisjoint(re.split(r"[/\\]", file))  # the run's folder
             if is_below or not is_one:
                 key = f"{key}__{path_hash(path)[:8]}" if key in found else key
-                address = str(first.get("artifact_path") or "")
-                found[key] = TableFile(str(file), rows, last + 1, address) if is_one else TableFile()
+                number, address = rows if isinstance(rows, int) else 0, str(first.get("artifact_path") or "")
+                found[key] = TableFile(str(file), number, address, (*map(str, increments),)) if is_one else TableFile()
     return found
 
 

@@ -80,6 +80,7 @@ FORGE = "forge.coreweave.com"  # W&B's own server
 CLOUD_URL = f"https://api.{FORGE}"
 CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # of its API
 PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # of its pages, now or earlier
+HEADERS = {"User-Agent": "W&B Public Client 0.31.0", "Use-Admin-Privileges": "true"}  # the SDK's: else admins see less
 
 
 def base_url() -> str:
@@ -167,6 +168,7 @@ class Client:
         self.session = requests.Session()
         self.session.trust_env = False  # else it sends the password that netrc has for a host
         self.session.auth = ("api", key)
+        self.session.headers.update(HEADERS)
         # Without this, requests reads the whole body of a redirect, even of one that it does not follow.
         self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
@@ -317,9 +319,8 @@ def projects_of(client: Client, entity: str, visible: Sequence[str], failed: lis
 def with_counts(client: Client, projects: list[Row], failed: list[Row]) -> list[Row]:
     """A few projects with their runs counted, by one question; if that fails, by a question each."""
     variables = {f"{key}{n}": project[key] for n, project in enumerate(projects) for key in ("entity", "project")}
-    parameters = ", ".join(f"${name}: String" for name in variables)
     fields = [f"p{n}: project(entityName: $entity{n}, name: $project{n}) {{ ...Counts }}" for n in range(len(projects))]
-    question = f"query Counts({parameters}) {{ {' '.join(fields)} }} {COUNTS}"
+    question = f"query Counts(${': String, $'.join(variables)}: String) {{ {' '.join(fields)} }} {COUNTS}"
     answer: Row = {}
     try:
         with reading_answer():
@@ -421,13 +422,12 @@ def printable(text: str) -> str:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    which = parser.add_argument_group("which projects (flags may repeat or take commas)")
+    part = parser.add_argument_group("which projects (flags may repeat or take commas)")
     several: dict[str, Any] = {"action": "extend", "type": comma_list, "default": []}
-    flag = which.add_mutually_exclusive_group().add_argument
+    flag = part.add_mutually_exclusive_group().add_argument
     flag("-e", "--entity", **several, metavar="NAME", help="entity (default: all that you can see)")
     flag("--discover", action="store_true", help="all entities that you can see (the default)")
-    flag = which.add_argument
-    flag("-p", "--project", **several, metavar="GLOB", help="project or glob, case ignored (default: all)")
+    part.add_argument("-p", "--project", **several, metavar="GLOB", help="project or glob, case ignored (default: all)")
     flag = parser.add_argument_group("what is shown").add_argument
     flag("--sort", choices=("active", "created", "name", "runs"), default="active", help="default: %(default)s")
     flag("--max-rows", type=not_negative, metavar="N", help="show at most N projects (0: all)")

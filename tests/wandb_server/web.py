@@ -71,6 +71,7 @@ class Request:
     path: str
     authorization: bool  # whether the header was there
     user_agent: str
+    admin: str  # the header Use-Admin-Privileges
     received_s: float = field(default_factory=time.monotonic)
     bytes_received: int = 0
     bytes_sent: int = 0
@@ -498,6 +499,7 @@ class Handler(BaseHTTPRequestHandler):
             path,
             authorization="Authorization" in self.headers,
             user_agent=self.headers["User-Agent"] or "",
+            admin=self.headers["Use-Admin-Privileges"] or "",
             bytes_received=size,
             entities=parts[2:3] if about else [],
             projects=parts[3:4] if about else [],
