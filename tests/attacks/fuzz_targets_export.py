@@ -509,7 +509,7 @@ def console_text(data: bytes) -> None:
         log = export_runs.Log(place / "run-a.wandb")
         rows.start(log)
         for piece in text.split("|"):
-            rows.add_output(piece, None, "stdout")
+            rows.add_output(piece, (0, 0), "stdout")
         rows.end()
         rows.write()
         frames = [pl.read_parquet(part.file) for part in log.parts.get("console", ())]
