@@ -438,12 +438,8 @@ class Project:
     page_runs: int = PAGE_RUNS  # runs per question; fewer for a while after one that failed
     selected: int = 0  # runs that pass the filters
     filtered: int = 0  # runs that do not
-    all_ids: Collection[str] | None = (
-        None  # of all runs in the source, also unreadable ones; None if not all were listed
-    )
-    cut: set[str] = field(
-        default_factory=set
-    )  # ids of runs that may lack rows here: logs or their ends, or what was not synced
+    all_ids: Collection[str] | None = None  # of all runs in the source, also of unread logs; None: not all were listed
+    cut: set[str] = field(default_factory=set)  # ids of runs that may lack rows here: logs or ends, or unsynced rows
     resumed: set[str] = field(default_factory=set)  # ids of runs whose first log here continues another one
     pages: list[Page] = field(default_factory=list)
     lost: dict[str, Failure] = field(default_factory=dict)  # by run id: runs that the server cannot return
@@ -2730,9 +2726,8 @@ def sampled_rows(source: RowSource, _run: Wanted, answer: Any, history: History,
         return rows_of_json(rows, source.server.options.history_keys, history.skipped)
     # Some SDKs sent nested dicts, others the same with dots. The rows have no steps: they are numbered by time.
     rows = [{".".join(path): value for path, value in flatten(row)} for row in rows]
-    return (
-        rows_of_json(rows, (), set()).sort("_timestamp", maintain_order=True).with_columns(order=pl.int_range(pl.len()))
-    )
+    frame = rows_of_json(rows, (), set()).sort("_timestamp", maintain_order=True)
+    return frame.with_columns(order=pl.int_range(pl.len()))
 
 
 def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
@@ -3038,9 +3033,7 @@ def flatten(tree: Mapping[str, object], above: KeyPath = ()) -> Leaves:
     return leaves
 
 
-def numeric_leaves(
-    summary: Mapping[str, object], above: KeyPath = (), *, others: list[KeyPath] | None = None
-) -> Leaves:
+def numeric_leaves(summary: Mapping[str, object], above: KeyPath = (), others: list[KeyPath] | None = None) -> Leaves:
     """The summary's numbers by path: Booleans as 0 and 1, non-finite ones too; not W&B's own keys, nor media.
 
     The paths of texts, lists and media are added to `others`.
