@@ -1396,22 +1396,19 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
     is_deep = (pl.col("kind") == "metric") & (pl.col("path").str.count_matches("[/.]") > 1)
     short = pl.when(is_deep).then(pl.col("path").str.replace("([/.]).*([/.])", "${1}…${2}")).otherwise("column")
-    families: dict[tuple[str, ...], list[int]] = {}  # by kind and what stands between the numbers
-    names = table.select("kind", short.alias("name"))
-    for place, (which, name) in enumerate(names.iter_rows()):
-        families.setdefault((which, *re.split("[0-9]+", name)), []).append(place)
+    named = table.with_columns(short.alias("name"), short.str.replace_all("[0-9]+", "0").alias("family"))
     found = []
-    for (_, *parts), places in families.items():
-        members = table[places]
-        if len(places) > 2:
-            ranges = zip(*(map(int, re.findall("[0-9]+", name)) for name in names["name"][places]), strict=True)
+    for members in named.partition_by("kind", "family", maintain_order=True):
+        found.append(members)
+        if members.height > 2:
+            ranges = zip(*(map(int, re.findall("[0-9]+", name)) for name in members["name"]), strict=True)
             texts = [f"{min(each)}…{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges]
+            parts = members["family"][0].split("0")
             name = "".join(itertools.chain(*itertools.zip_longest(parts, texts, fillvalue="")))
             facts = [pl.lit(name).alias("column"), pl.lit(f"{members.height:,} columns").alias("example")]
             facts += [pl.col("min").min(), pl.col("coverage", "distinct", "max").max()]
-            members = members.with_columns(facts).head(1)
-        found.append(members)
-    return pl.concat(found)
+            found[-1] = members.with_columns(facts).head(1)
+    return pl.concat(found).drop("name", "family")
 
 
 def overview(study: Study) -> Result:
@@ -3026,20 +3023,16 @@ def all_results(options: Options) -> Iterator[tuple[list[Result], Path | None]]:
 
 
 def answers(questions: Iterable[str], study: Study) -> list[Result]:
-    results: list[Result] = []
-    for name in questions:
-        if name in OF_METRIC:
-            results += [QUESTIONS[name](study, metric) for metric in study.metrics]
-        else:
-            results += QUESTIONS[name](study)
-    return results
+    return [result for name in questions for result in QUESTIONS[name](study)]
 
 
-QUESTIONS: dict[str, Callable[..., Any]] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
-QUESTIONS |= {"diff": difference, "top": top, "groups": groups, "pivot": pivot, "importance": importance}
+QUESTIONS: dict[str, Callable[[Study], list[Result]]] = {"schema": schema, "sql": sql, "health": health}
+QUESTIONS |= {"varying": varied, "diff": difference, "top": top}
+QUESTIONS |= {"groups": lambda study: [groups(study, metric) for metric in study.metrics]}
+QUESTIONS |= {"pivot": lambda study: [pivot(study, metric) for metric in study.metrics]}
+QUESTIONS |= {"importance": lambda study: [importance(study, metric) for metric in study.metrics]}
 QUESTIONS |= {"curves": lambda study: curves(study, study.options.curves)}
-OF_METRIC = {"groups", "pivot", "importance"}  # answered for each metric
-NEED_METRIC = {"top", *OF_METRIC}
+NEED_METRIC = {"top", "groups", "pivot", "importance"}
 # What each flag is for: it has no effect on anything else.
 OF_CURVES, COMPARED = {"curves"}, {"best-per", *NEED_METRIC}
 FLAGS_FOR = {"x": OF_CURVES, "best_so_far": OF_CURVES, "smooth": OF_CURVES, "points": OF_CURVES, "stat": {"groups"}}
