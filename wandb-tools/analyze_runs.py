@@ -188,9 +188,6 @@ td:not(:last-child) { white-space: nowrap } td { overflow-wrap: break-word; max-
 @media print { :root { color-scheme: light; font-size: 12px } body { margin: 0; padding: 0 }
   td:not(:last-child) { white-space: normal } }
 """
-# Nothing is loaded from anywhere; only pages with interactive charts have scripts, their own.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions of a chart's expressions
 # Words in the names of settings that say where or when a run ran, and not what was tried.
 NOISE = {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
@@ -306,10 +303,6 @@ class Options:
     format: str
     quiet: bool
     debug: bool
-
-    @property
-    def for_programs(self) -> bool:
-        return self.format in {"json", "csv"} or self.output is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -786,10 +779,9 @@ def words(name: str) -> list[str]:
 # --- which runs -----------------------------------------------------------------------------------------------
 
 
-def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
+def select_runs(options: Options, everything: Runs, asked: Collection[str]) -> tuple[Runs, Runs]:
     """The runs that pass the filters, and those of them in the states asked for; prints how many each filter kept."""
-    frame, asked = everything.frame, {*asked_questions(options)}
-    number = count_runs(everything, asked)
+    frame, number = everything.frame, count_runs(everything, asked)
 
     def kept(flag: str, after: pl.LazyFrame) -> pl.LazyFrame:
         nonlocal number
@@ -817,7 +809,7 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
     if options.states and "all" not in options.states:
         frame = kept(f"--state {','.join(options.states)}", frame.filter(in_states(options.states)))
     any_state = replace(everything, frame=frame)
-    if not options.states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
+    if not options.states and (options.report or not asked or {*asked} - {"schema", "sql", "health", "diff"}):
         finished = collected(frame.select(in_states(["finished"]).sum())).item()
         if not finished:
             say("no run is finished: runs in all states are used")
@@ -883,8 +875,8 @@ def top(study: Study) -> list[Result]:
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     is_alone = options.top and not options.group_by
     asked = [*dict.fromkeys(find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS)]
-    others = runs.of_kind("derived", "config")
-    more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[:1] != "_"]
+    others, is_for_programs = runs.of_kind("derived", "config"), options.output or options.format in {"json", "csv"}
+    more = asked or [c for c in (runs.dtypes if is_for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
     rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(held))
     table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
@@ -933,9 +925,7 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
 def groups(study: Study, metric: Metric) -> Result:
     """Statistics of a metric per combination of the values of --group-by, the best first."""
     runs, by, apart, options, stat = study.runs, study.by, study.apart, study.options, study.options.stat
-    step = metric.beside(f"{options.value}_step")
-    steps = ["best_step"] if step in runs.dtypes else []
-    table = group_statistics(runs, by, metric, stat, step if steps else None)
+    table = group_statistics(runs, by, metric, stat, metric.beside(f"{options.value}_step"))
     table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
@@ -953,7 +943,8 @@ def groups(study: Study, metric: Metric) -> Result:
         numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
         rest = [name for name in ("min", "median", "max") if name != stat]
         first = [*sizes, *numbers, *varying] if len(varying) > 3 else [*varying, *sizes, *numbers]  # numbers always fit
-        shown = [*first, *lost, "best_run", *steps, *rest]
+        best = [name for name in ("best_run", "best_step") if name in held]
+        shown = [*first, *lost, *best, *rest]
     heads = labels([*by, *held], runs)
     heads |= {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
@@ -1538,7 +1529,7 @@ def sql(study: Study) -> list[Result]:
     import duckdb
 
     options, query = study.options, (study.options.sql or "").rstrip("; \t\r\n")
-    usual = 0 if options.for_programs else MOST_ROWS["sql"]
+    usual = 0 if options.format in {"json", "csv"} else MOST_ROWS["sql"]
     most = 0 if options.output else usual if options.max_rows is None else options.max_rows
     with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
@@ -1971,10 +1962,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
         table, y = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
         size, spread = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in ", table["n"].n_unique() > 1
-        notes.append(
-            f"each value is the mean of the runs that have one there{', their number in brackets' * spread}; "
-            "a curve ends with its last run"
-        )
+        number = ", their number in brackets" * spread
+        notes.append(f"each value is the mean of the runs that have one there{number}; a curve ends with its last run")
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
         if lost.height:
             lost_runs = f", {lost.height} diverged"
@@ -1995,8 +1984,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json" + f"; {SAY_GOAL}" * (not goal)
         unseen.append(f"the {MOST_CURVES} with the {ranked} last value are shown; {more}")
-    if table.height == len(names):
-        notes.append("each curve has only one point")
+    notes += ["each curve has only one point"] if table.height == len(names) else []
     # A row per x, a column per curve; empty where a curve has no value.
     shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
@@ -2159,11 +2147,9 @@ def problems_of_runs(
 # --- statistics -----------------------------------------------------------------------------------------------
 
 
-def group_statistics(
-    runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean", step: str | None = None
-) -> pl.DataFrame:
+def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean", step: str = "") -> pl.DataFrame:
     """A row of statistics per group, and its best run; in memory, where sums come out alike every time."""
-    best_run = {new: pl.col(old) for old, new in BEST_RUN.items()} | ({"best_step": pl.col(step)} if step else {})
+    best_run = {new: pl.col(old) for old, new in {**BEST_RUN, step: "best_step"}.items() if old in runs.dtypes}
     numbers = {VALUE: pl.col(metric.column), FINITE: finite(metric.column)}
     rows = collected(runs.frame.select(*by, **numbers, **best_run), "in-memory")
     table = statistics_of(rows, by).sort(by)
@@ -2315,7 +2301,8 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     """A page that loads nothing: a `report` without scripts, whose charts are pictures, or `html` with live charts."""
     import vl_convert
 
-    lines, charts, policy = list[str](), list[str](), POLICY
+    lines, charts = list[str](), list[str]()
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # nothing is loaded from anywhere
     for result in results:
         columns, notes = fitted(result, most, html_text, PAGE_CELLS, 36)  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
@@ -2330,7 +2317,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
     if form == "html" and charts:
-        policy += SCRIPTS
+        policy += "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions of a chart's expressions
         specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
         start = f"[{specs}].forEach((spec, i) => vegaEmbed(`#chart${{i}}`, spec, {{actions: false, renderer: 'svg'}}))"
         library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
@@ -2494,9 +2481,8 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
         end = re.sub("^[^_/. ,=-]*", "", shared([name.removeprefix(start)[::-1] for name in known])[::-1])
         middles = {name: name.removeprefix(start).removesuffix(end) for name in known}
         room = width - max(map(cell_count, middles.values()))
-        if cell_count(start + end) > room:
-            start = shortened(start, room - 1) if start and room > NARROW // 2 else start and "…"
-            end = end and "…"
+        start = shortened(start, room - 1) if start and room > NARROW // 2 else start and "…"
+        end = end and "…"
         names = [f"{start}{middles[name]}{end}" if name in middles else name for name in names]
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -2995,13 +2981,14 @@ def analyze(options: Options) -> int:
 def all_results(options: Options) -> Iterator[tuple[list[Result], Path | None]]:
     """The results for stdout or -o, and those for --report, with their file."""
     everything = open_inputs(options.inputs)
+    flags = {"groups": options.group_by and not options.curves, "sql": options.sql is not None}
+    asked = [name for name in QUESTIONS if flags.get(name, getattr(options, name, False))]
     output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
         view = open_file(output).view if output and output.is_file() else ""
     if view:
         raise ScriptError(f"-o {output} is a file of {view}, which would be lost; choose another name", WRONG_USAGE)
-    any_state, runs = select_runs(options, everything)
-    asked = asked_questions(options)
+    any_state, runs = select_runs(options, everything, asked)
     say(*unused_flags(options, asked))
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
@@ -3055,12 +3042,6 @@ def unused_flags(options: Options, asked: Sequence[str]) -> Iterator[str]:
         if value and value not in ("mean", "summary", "table", "json") and present.isdisjoint(uses):
             flag = {"metrics": "metric", "goal": "ascending or --descending"}.get(name, name.replace("_", "-"))
             yield f"--{flag} has no effect here: it is for {', '.join(sorted(uses))}"
-
-
-def asked_questions(options: Options) -> list[str]:
-    """The questions of the command line, in the order in which they are answered."""
-    asked = {"groups": options.group_by and not options.curves, "sql": options.sql is not None}
-    return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
