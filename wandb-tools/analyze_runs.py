@@ -315,7 +315,7 @@ class Runs:
     goals: Mapping[str, Goal] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)  # metrics to the step metrics that define_metric gave them
     empty: frozenset[str] = frozenset()  # derived columns without any value
-    files: tuple[Path, ...] = ()
+    file: Path = Path()  # of a part
     source: Mapping[str, Any] = field(default_factory=dict)  # of a file: entity, project and export_id of its export
     parts: tuple[Runs, ...] = ()  # the inputs of runs
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
@@ -415,7 +415,7 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         say(f"left out: {counted(more, 'more file')} that cannot be read", even_if_quiet=True)
     runs, others = [p for p in parts if p.view == "runs"], [p for p in parts if p.view not in {"runs", ""}]
     whose = {other.project for other in others if "project" in other.source}
-    folders = set() if runs else {other.files[0].parent for other in others}
+    folders = set() if runs else {other.file.parent for other in others}
     for file in sorted(file for folder in folders for file in folder.glob("[!.]*.parquet")):
         with suppress(ScriptError):  # histories and the like alone: the runs files of their projects in their folders
             part = open_file(file)
@@ -427,17 +427,17 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         missing = f"; the runs file of {some_of([*map(path_text, sorted(whose))])} is missing there" if whose else ""
         hint = "name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError(f"no runs in {looked_at}{missing}; {hint}", NOTHING_USABLE)
-    if places and (foreign := [str(part.files[0]) for part in parts if not part.view]):
+    if places and (foreign := [str(part.file) for part in parts if not part.view]):
         say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
     if not places:
-        newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
-        exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
+        newest = max(runs, key=lambda part: part.file.stat().st_mtime)
+        exports = [part for part in runs if part.file != UNIFIED_FILE]
         which = f", the newest of {len(exports):,} exports" if newest in exports and len(exports) > 1 else ""
-        say(f"reading {newest.files[0]}{which}")
+        say(f"reading {newest.file}{which}")
         if newest in exports and len(exports) < len(runs):
             say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
         runs, others = [newest], []
-    return replace(join_inputs(runs), others=tuple(other.files[0] for other in others))
+    return replace(join_inputs(runs), others=tuple(other.file for other in others))
 
 
 def open_file(file: Path) -> Runs:
@@ -467,7 +467,7 @@ def open_file(file: Path) -> Runs:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
-    return Runs(frame, dtypes, paths, goals, axes, files=(file,), source=source, view=view)
+    return Runs(frame, dtypes, paths, goals, axes, file=file, source=source, view=view)
 
 
 def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Goal], dict[str, str], Any]:
@@ -533,7 +533,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
                 frames[n] = frames[n].with_columns(pl.lit(None).alias(column))
                 del holders[n]
         if clashing := clash(column, holders.values()):
-            facts = ", ".join(f"{what} in {part.files[0]}" for what, part in clashing.items())
+            facts = ", ".join(f"{what} in {part.file}" for what, part in clashing.items())
             raise ScriptError(f"{column} is {facts}; merge these files with aggregate_runs.py", WRONG_USAGE)
         paths |= [(column, part.paths[column]) for part in holders.values() if column in part.paths]
     columns: dict[tuple[str, KeyPath], str] = {}
@@ -545,8 +545,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
     agreed = {column: goal for column, goal in goals if times[column] == 1}  # where files disagree, none counts
-    files = tuple(part.files[0] for part in parts)
-    runs = Runs(frame, frame.collect_schema(), paths, agreed, files=files, parts=tuple(parts))
+    runs = Runs(frame, frame.collect_schema(), paths, agreed, parts=tuple(parts))
     counts = coverage(runs.of_kind("derived"), runs)
     return replace(runs, empty=frozenset(column for column, count in counts.items() if not count))
 
@@ -788,7 +787,7 @@ def select_runs(options: Options, everything: Runs, asked: Collection[str]) -> t
         before, number = number, collected(after.select(pl.len())).item()
         line = f"{flag}: {number:,} of {counted(before, 'run')} kept"
         if not number:
-            files = some_of([*map(str, everything.files)], 2)
+            files = some_of([str(part.file) for part in everything.parts], 2)
             raise ScriptError(f"no run left: {line} (of {files}); change or remove this filter", NOTHING_USABLE)
         say(line)
         return after
@@ -1042,7 +1041,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     for name in (name[1:] for name in names if name[0] == "!"):
         excluded += seeds_of(runs) if name == "seed" else [find_column(name, runs)]
     if len(wanted) < len(names):
-        table, settings, noise = varying_settings(runs, excluded=excluded)
+        table, settings, notes = varying_settings(runs, excluded=excluded)
         by = [column for column in settings if column not in excluded]
         apart = independent(table, by)
         left_out = [runs.label(column) for column in settings if column in excluded]
@@ -1050,7 +1049,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         if not by:
             raise ScriptError(f"{','.join(names)}: no other setting varies; name columns", WRONG_USAGE)
         say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
-        say(*noise_note(noise, runs))
+        say(*notes)
     for name in wanted:
         known, plain = known_column(name, runs), name
         if known is None and (ranges := re.fullmatch(r"(.+):([1-9]\d{0,2})", name)):
@@ -1083,14 +1082,16 @@ def seeds_of(runs: Runs) -> list[str]:
 def varying_settings(
     runs: Runs, *more: pl.Expr, excluded: Sequence[str] = ()
 ) -> tuple[pl.DataFrame, list[str], list[str]]:
-    """The config columns of more than one value, null included, and `more`; which are settings, and which are noise."""
+    """The config columns of several values, null included, and `more`; which are settings; a note on the others."""
     varies = collected(runs.frame.select(pl.col(runs.of_kind("config")).n_unique() > 1), "in-memory")
     columns = [column.name for column in varies if column[0]]
     table = collected(runs.frame.select(*columns, *more))
     # Text that names the seed, or another column that is left out, would make a group of each run.
     named = [column for column in columns if column in {*excluded, *seeds_of(runs)}]
     noise = [c for c in columns if is_noise(table[c], runs.label(c), () if c in named else table.select(named))]
-    return table, [column for column in columns if column not in noise], noise
+    what = "not used, because they are paths, devices, times or the like, name the seed, or differ in every run"
+    notes = [f"{what}: {some_of([*map(runs.label, noise)])}"] if noise else []
+    return table, [column for column in columns if column not in noise], notes
 
 
 def is_noise(values: pl.Series, path: str, others: Iterable[pl.Series] = ()) -> bool:
@@ -1116,12 +1117,6 @@ def is_name_of(text: pl.Series, other: pl.Series) -> bool:
     pairs = pl.DataFrame([text.alias("text"), other.alias("other")]).unique().rows()
     is_one_to_one = len(pairs) == text.n_unique() == other.n_unique()
     return is_one_to_one and all(re.search(rf"(?<!\d)0*{re.escape(str(b))}(?!\d)", str(a)) for a, b in pairs)
-
-
-def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
-    """A note that names the columns that are noise, if there are any."""
-    what = "not used, because they are paths, devices, times or the like, name the seed, or differ in every run"
-    return [f"{what}: {some_of([*map(runs.label, noise)])}"] if noise else []
 
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -1187,7 +1182,7 @@ def best_settings(study: Study) -> Runs:
 def varied(study: Study) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
-    table, settings, noise = varying_settings(runs, pl.col("id").alias(RUN_NUMBER))
+    table, settings, notes = varying_settings(runs, pl.col("id").alias(RUN_NUMBER))
     rows, texts = [], []
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
@@ -1200,7 +1195,7 @@ def varied(study: Study) -> list[Result]:
     title = f"{counted(len(settings), 'varying config column')} of {counted(table.height, 'run')}"
     dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
     found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
-    return [Result("varying", title, found, view, noise_note(noise, runs), rows), *grid(table, settings, study)]
+    return [Result("varying", title, found, view, notes, rows), *grid(table, settings, study)]
 
 
 def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
@@ -1293,7 +1288,7 @@ def importance(study: Study, metric: Metric) -> Result:
     """
     runs, value, rows = study.runs, pl.col(metric.column), []
     usable = replace(runs, frame=runs.frame.filter(value.is_finite()))
-    table, varying, noise = varying_settings(usable, value.alias(VALUE))
+    table, varying, unused = varying_settings(usable, value.alias(VALUE))
     number = counted(table.height, "run")
     total, n = collected(runs.frame.select(pl.len(), value.count())).row(0)
     notes = without_value(metric.label, total, table.height, n - table.height)
@@ -1301,7 +1296,7 @@ def importance(study: Study, metric: Metric) -> Result:
         notes.append(f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed")
     else:
         advice = "settings that vary together cannot be separated; p is not corrected for many settings"
-        notes += [advice if varying else "no setting varies", *noise_note(noise, runs)]
+        notes += [advice if varying else "no setting varies", *unused]
     for column in varying:
         is_number = table[column].dtype.is_numeric()
         pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
@@ -1602,11 +1597,11 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
         view = part.view
         if view not in views and view.lower() in map(str.lower, views):  # names in SQL are alike in any case
             view = f"{view}__{path_hash((view.removeprefix('table_'),))[:8]}"
-            say(f"{part.files[0]} is the view {view}, because the key of another table differs only in case")
+            say(f"{part.file} is the view {view}, because the key of another table differs only in case")
         views.setdefault(view, []).append(part)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
-            files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
+            files = [sql_text(str(part.file.absolute())) for parts in views.values() for part in parts]
             connection.execute(f"SET memory_limit = '1GB'; SET temp_directory = {sql_text(spill)}")
             # By the statistics of a file's blocks no value exceeds the greatest number: NaN does.
             connection.execute("SET disabled_optimizers = 'statistics_propagation'; SET TimeZone = 'UTC'")
@@ -1686,7 +1681,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     for part, own in zip(parts, paths_of, strict=True):
         renamed = [f"{sql_name(c)} AS {sql_name(names.get((c, p), c))}" for c, p in own.items() if c in unsettled]
         every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
-        file = sql_text(str(part.files[0].absolute()))
+        file = sql_text(str(part.file.absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
         sources.append(f"SELECT {every} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
     for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
@@ -1724,7 +1719,7 @@ def files_beside(runs: Runs) -> list[Runs]:
     rows = collected(runs.frame.select("entity", "project", *source).unique())
     sources = {os.path.dirname(source) for source in rows["source_file"].drop_nulls()}  # noqa: PTH120 - see below
     there = {source for source in sources if Path(source).is_dir()}
-    folders = {file.parent for file in runs.files} | {*map(Path, there)}
+    folders = {part.file.parent for part in runs.parts} | {*map(Path, there)}
     if gone := sorted(sources - there):  # a Path loses a slash of s3://
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
         say(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
@@ -1753,9 +1748,9 @@ def views_beside(runs: Runs) -> list[str]:
 def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
     """Warn of files that another export wrote than the runs of their project in their folder."""
     for part, own in itertools.product(parts, runs.parts):
-        folder, exports, how = part.files[0].parent, own.source.get("sources"), "; run aggregate_runs.py again"
+        folder, exports, how = part.file.parent, own.source.get("sources"), "; run aggregate_runs.py again"
         if not isinstance(exports, list):  # the file of one export
-            exports, how = [{**own.source, "file": own.files[0]}], ", because one was killed: export again"
+            exports, how = [{**own.source, "file": own.file}], ", because one was killed: export again"
         for export in (each for each in exports if isinstance(each, dict)):
             place = Path(str(export.get("file")).replace("\0", "")).parent.resolve()
             whose = str(export.get("entity")), str(export.get("project"))
@@ -1789,7 +1784,7 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
     sizes = []
     for number, part in enumerate(parts):
-        of_file = {BIN: pl.lit(number), "folder": pl.lit(str(part.files[0].parent.resolve()))}
+        of_file = {BIN: pl.lit(number), "folder": pl.lit(str(part.file.parent.resolve()))}
         sizes.append(collected(part.frame.group_by(names).len()).with_columns(**of_file))
     table, is_home = pl.concat(sizes), pl.col(BIN) < 0  # no file's, unless a source_file tells it
     if view != "history" and "source_file" in runs.dtypes:
@@ -1821,7 +1816,7 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
     options, histories = study.options, rows_beside(study.runs, "history")
     if not histories:
-        sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
+        sampled = [file for part in study.runs.parts for file in part.file.parent.glob("*_history_sampled.parquet")]
         what = "only a sampled history, which is not used" if sampled else "no history file"
         raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes all rows", NOTHING_USABLE)
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
