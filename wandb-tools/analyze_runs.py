@@ -111,6 +111,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
+    import duckdb
     import polars as pl
     import polars.selectors as cs
 
@@ -832,7 +833,6 @@ def count_runs(runs: Runs, asked: Collection[str]) -> int:
 
 
 def in_states(states: Sequence[str]) -> pl.Expr:
-    """Whether a run is in one of the states, in any case."""
     return pl.col("state").str.to_lowercase().is_in(states)
 
 
@@ -1281,11 +1281,7 @@ def comparable(value: object) -> object:
 
 
 def importance(study: Study, metric: Metric) -> Result:
-    """The settings that vary, by how closely each goes with a metric's rank; the closest first.
-
-    The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
-    ranges of a number that has many; `p` is that of the F-test of the ranks, `spearman` tells the sign.
-    """
+    """The settings that vary, by how closely each goes with a metric's rank, the closest first: see the manual."""
     runs, value, rows = study.runs, pl.col(metric.column), []
     usable = replace(runs, frame=runs.frame.filter(value.is_finite()))
     table, varying, unused = varying_settings(usable, value.alias(VALUE))
@@ -1308,7 +1304,8 @@ def importance(study: Study, metric: Metric) -> Result:
             ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
             level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
         ranks = pl.DataFrame({"level": level, "x": x.rank() if is_number else x, "rank": pairs["y"].rank()})
-        # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
+        # The part of the ranks' variance that the levels account for. H of Kruskal and Wallis is (n - 1) * share, with
+        # ties corrected, and eta squared of k levels is (H - k + 1) / (n - k).
         share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
         between = level.n_unique() - 1  # degrees of freedom
         within = n - 1 - between
@@ -1446,7 +1443,6 @@ def machine_use(study: Study) -> list[Result]:
 
 
 def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
-    """The columns with these names, null where the file lacks them."""
     return [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in dtypes.items()]
 
 
@@ -1521,8 +1517,6 @@ def introduction(study: Study) -> list[Result]:
 
 def sql(study: Study) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files."""
-    import duckdb
-
     options, query = study.options, (study.options.sql or "").rstrip("; \t\r\n")
     usual = 0 if options.format in {"json", "csv"} else MOST_ROWS["sql"]
     most = 0 if options.output else usual if options.max_rows is None else options.max_rows
@@ -1534,7 +1528,6 @@ def sql(study: Study) -> list[Result]:
         found = connection.sql(f"FROM (\n{statements[0].query}\n)")
         columns = []
         for name, dtype in zip(found.columns, map(str, found.types), strict=True):
-            # Dtypes that JSON and polars know; times are in UTC.
             for pattern, plain in DUCKDB_TYPES.items():
                 dtype = re.sub(pattern, plain, dtype)  # noqa: PLW2901
             # SELECT * gives both names of a column: one is enough, unless the query writes the other.
@@ -1554,8 +1547,6 @@ def sql(study: Study) -> list[Result]:
 
 def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
     """The keys of the runs for which an SQL predicate over the columns is true."""
-    import duckdb
-
     flag, quoted = f"--where {predicate}", r"""'(?:[^']|'')*'|"[^"]*\""""
     if query := re.search(r"\bselect\b|(?:^|(?<=\())\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
         word, hint = query[0].strip(), "use --sql for queries"
@@ -1588,6 +1579,7 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 @contextmanager
 def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:
     """A DuckDB connection with the views that a query names, which can read nothing else; W&B's names of columns."""
+    global duckdb  # also of those who open a database
     import duckdb
 
     views = {"runs": [*runs.parts]}
@@ -1620,8 +1612,6 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 
 def sql_error(error: Exception, flag: str, query: str, runs: Runs, views: Iterable[str]) -> ScriptError:
     """What an error of DuckDB's means to the user, who asked `query` with some views of the runs and files beside."""
-    import duckdb
-
     reason = " ".join(str(error).partition("\n\nLINE ")[0].split()).removeprefix("got external error: ")
     if re.match("(IO|Out of Memory) Error: ", reason):
         return ScriptError(f"{flag}: {reason}", NOTHING_USABLE)
@@ -1711,10 +1701,7 @@ def sql_text(text: str | None) -> str:
 
 
 def files_beside(runs: Runs) -> list[Runs]:
-    """The files of further views beside the inputs, or beside the exports that an aggregate was made of.
-
-    Sampled histories and files of projects that have no run here are left out; damaged ones are named, too.
-    """
+    """The files of further views beside the inputs or the exports of an aggregate, of projects that have runs here."""
     source = columns_or_null(runs, {"source_file": pl.String})
     rows = collected(runs.frame.select("entity", "project", *source).unique())
     sources = {os.path.dirname(source) for source in rows["source_file"].drop_nulls()}  # noqa: PTH120 - see below
@@ -1858,7 +1845,6 @@ def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataF
     """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order.
 
     By default the axis is the step metric that define_metric gave the metric, unless most runs logged it without.
-    Prints which runs are left out.
     """
     defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes)
     axis = next(filter(None, defined), "step") if x is None else x
@@ -1910,8 +1896,7 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
         points = points[[round(i * (points.height - 1) / max(1, most - 1)) for i in range(most)]]
     bounds = {"first x": place.first(), "last x": place.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
-    end = pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER)
-    spans = spans.with_columns(x=end)
+    spans = spans.with_columns(x=pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER))
     if study.by or not holds_all:  # a table has a row per point: no cell is empty where the curve has a value
         drawn = spans if study.by else spans.join(best, on=RUN_NUMBER, how="semi")
         if (ends := drawn.select("x").unique()).height <= MOST_LINES:
@@ -2069,11 +2054,11 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     if goal is None:
         return
     where = value.arg_min() if goal == "minimize" else value.arg_max()
-    best, ends = value.get(where).alias("best"), (value.first().alias("first"), value.last().alias("last"))
-    share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
+    facts = {"best": value.get(where), "at": step.get(where), "first": value.first(), "last": value.last()}
+    facts |= {"share": (where + 1) / pl.len(), "span": value.max() - value.min()}
     is_validation = not VALIDATION.isdisjoint(words(label)) and COSTS.isdisjoint(words(label))
-    facts = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(best, step.get(where), *ends, share, span)
-    for number, top_, at, start, end, early, width in facts.iter_rows():
+    found = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(**facts)
+    for number, top_, at, start, end, early, width in found.iter_rows():
         detail = f"{label} {short_number(top_)} at step {at}, ends at {short_number(end)}"
         if can_diverge(label, goal) and top_ > 0 and end > max(start, DIVERGED * top_):
             yield number, "diverged", detail
@@ -2616,12 +2601,7 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
 
 
 def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[pl.DataFrame, dict[str, Any], list[str]]:
-    """The values and bounds with those that cannot be drawn as null, the axis's scale, and notes on what is cut off.
-
-    The scale is logarithmic if asked for, or if positive values span more than four decades. Values are cut off where
-    the others would be a flat line beside them: positive ones from a million times the median on, or below a millionth
-    of it, others from a thousand times the usual distance to it on.
-    """
+    """The values and bounds with those that cannot be drawn as null, the axis's scale, and notes on what is cut off."""
     numbers, remarks = [name for name in ("value", "ci_low", "ci_high") if name in rows.columns], []
     rows = rows.with_columns(map(finite, numbers))
     values = rows["value"].drop_nulls()
@@ -2632,6 +2612,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     places = drawn.log10() if is_positive else drawn
     distances: Any = (places - places.median()).abs() if len(drawn) else drawn
     usual = distances.median() or 0.0
+    # Beside others, the rest would be a flat line: they are a million times the median, or a millionth.
     near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
     domain: Any = (near.min(), near.max()) if len(near) else (0.0, 0.0)
     low, high = domain
@@ -2724,7 +2705,6 @@ def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def deliver(results: Sequence[Result], file: Path | None, options: Options) -> None:
-    """Write the file that was asked for, and show what is to be shown."""
     if sys.stdout is None and file is None:
         raise ScriptError("stdout is closed: write to a file with -o", NOTHING_USABLE)
     is_report, is_table = file is not None and file == options.report, options.format not in {"json", "csv"}
@@ -2868,7 +2848,6 @@ def parse_args(argv: Sequence[str]) -> Options:
 
 
 def add_flags(parser: Parser) -> None:
-    """The flags, in the manual's order."""
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders with runs files")
     add = parser.add_argument_group("questions (one or more; without one: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": comma_list}
@@ -3024,7 +3003,6 @@ FLAGS_FOR |= {"format": {"tables on stdout"}, "max_rows": {"tables on stdout"}}
 
 
 def unused_flags(options: Options, asked: Sequence[str]) -> Iterator[str]:
-    """A note for each flag that has no effect on these answers."""
     present = {*(asked or ["groups", "top"])} | ({"best-per"} if options.best_per else set())
     if options.report:
         present |= {"groups", "curves", "varying", *NEED_METRIC, "tables on stdout"}
