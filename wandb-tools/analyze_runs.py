@@ -150,7 +150,6 @@ VALUES |= {"last": "last of its history", "tail": "mean of its history's last te
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
 RESAMPLES, SEED = 10_000, 0  # of the bootstrap
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # at n = 3 these intervals cover 77 %: none below 8, rough below 20
-CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
 FEWEST_RUNS = 10  # of --importance: fewer are refused
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
@@ -205,7 +204,6 @@ OTHER_FILTERS |= {"--since": "created_at >= '2026-01-31'", "--until": "created_a
 ONE_RUN = "--sql \"SELECT _config_json, _summary_json FROM runs WHERE id = 'ID'\" --json shows one"
 OTHER_VIEWS = "export_runs.py --include-history, --console, --tables and --system-metrics make others"
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
-OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
 MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10, "machine": 10}
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
@@ -867,7 +865,7 @@ def top(study: Study) -> list[Result]:
     value = pl.col(metric.column)
     candidates = runs.frame.select(*KEY, metric.column).filter(value.is_finite())
     ranked = candidates.sort(metric.column, *KEY, descending=metric.descending(KEY), nulls_last=True)
-    best = collected(ranked.head(options.top or (REPORT_TOP if options.report else OVERVIEW_TOP)))
+    best = collected(ranked.head(options.top or (10 if options.report else 5)))
     if best.is_empty():
         raise ScriptError(f"no run has a finite {metric.label}; use another -m (--schema lists all)", NOTHING_USABLE)
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
@@ -1468,7 +1466,7 @@ def suggested_grouping(runs: Runs) -> list[str]:
     columns = [*named, *(c for c in runs.of_kind("config") if not runs.dtypes[c].is_float() and c not in seeds)]
     numbers = runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique())
     counts = collected(numbers, "in-memory").row(0, named=True)
-    most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
+    most = min(12, counts[RUN_NUMBER] // 2)
     few = [column for column in columns if 1 < counts[column] <= most]
     table = collected(runs.frame.select(*few, *seeds))
     settings = [c for c in few if table[c].drop_nulls().n_unique() > 1]
@@ -1761,11 +1759,7 @@ def rows_beside(runs: Runs, view: str) -> list[Runs]:
 
 
 def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataFrame]:
-    """For each file of a view the runs whose rows another file gives: entity, project, run_id.
-
-    That is the file with the most rows of the run, the first of several. Where the view is no history, a file beside
-    the run's source_file comes before all others: for consoles, system metrics and tables the newer export counts.
-    """
+    """For each file of a view the runs (entity, project, run_id) of which another file gives the rows: it has most."""
     names = ["entity", "project", "run_id"]
     if len(parts) < 2:
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
@@ -1773,6 +1767,7 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
     for number, part in enumerate(parts):
         of_file = {BIN: pl.lit(number), "folder": pl.lit(str(part.file.parent.resolve()))}
         sizes.append(collected(part.frame.group_by(names).len()).with_columns(**of_file))
+    # A file beside the run's source_file comes first: for consoles, system metrics and tables the newer export counts.
     table, is_home = pl.concat(sizes), pl.col(BIN) < 0  # no file's, unless a source_file tells it
     if view != "history" and "source_file" in runs.dtypes:
         sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
@@ -1842,10 +1837,7 @@ def metric_called(name: str, history: Runs) -> str | None:
 
 
 def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
-    """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order.
-
-    By default the axis is the step metric that define_metric gave the metric, unless most runs logged it without.
-    """
+    """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order."""
     defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes)
     axis = next(filter(None, defined), "step") if x is None else x
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
@@ -1876,12 +1868,7 @@ def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataF
 
 
 def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study) -> pl.DataFrame:
-    """Each run's last value, or its best, at each point from its first to its last x.
-
-    RUN_NUMBER, x, VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the columns of `keys`. The points
-    are every x that was logged if these are few, else some of them, and the end of each curve: a run's last x, or the
-    one that half of the runs of its group reach.
-    """
+    """Each run's value at the points of its curve: RUN_NUMBER, x, VALUE, DIVERGED_AT and the columns of `keys`."""
     options, place = study.options, pl.col("x")
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
     holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
@@ -1896,6 +1883,7 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
         points = points[[round(i * (points.height - 1) / max(1, most - 1)) for i in range(most)]]
     bounds = {"first x": place.first(), "last x": place.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
+    # The end of each curve is a point, too: a run's last x, or the one that half of the runs of its group reach.
     spans = spans.with_columns(x=pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER))
     if study.by or not holds_all:  # a table has a row per point: no cell is empty where the curve has a value
         drawn = spans if study.by else spans.join(best, on=RUN_NUMBER, how="semi")
@@ -2177,7 +2165,7 @@ def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float |
     estimate: float | None = statistics(sample).item() if n else None
     if n < FEWEST_RESAMPLED:
         return estimate, None, None
-    at_once = max(1, CELLS_AT_ONCE // n)
+    at_once = max(1, 4_000_000 // n)  # numbers in memory: 32 MB
     sizes = {start: min(at_once, RESAMPLES - start) * n for start in range(0, RESAMPLES, at_once)}
     samples = (sample.sample(size, with_replacement=True, seed=SEED + start) for start, size in sizes.items())
     found = pl.concat(map(statistics, samples))
@@ -2695,10 +2683,8 @@ def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
     place = {"x": axis("column", 12, labelAngle=0, orient="top"), "y": axis("row", LEGEND_WIDTH)}
     colour = {**value, "legend": None, "scale": {"scheme": "blues", "clamp": True, **value["scale"]}}
     ink = {"condition": {"test": "luminance(scale('color', datum.value)) < 0.2", "value": "white"}, "value": "black"}
-    return [
-        {"mark": "rect", "encoding": {**place, "color": colour}},
-        {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}},
-    ]
+    texts = {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}}
+    return [{"mark": "rect", "encoding": {**place, "color": colour}}, texts]
 
 
 # --- output ---------------------------------------------------------------------------------------------------
