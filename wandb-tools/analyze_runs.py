@@ -1741,8 +1741,7 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
             whose = str(export.get("entity")), str(export.get("project"))
             ids = export.get("export_id"), part.source["export_id"]
             if (place, whose) == (folder.resolve(), part.project) and None not in ids and ids[0] != ids[1]:
-                which = f"runs and {part.view} of {path_text(part.project)} in {folder}"
-                say(f"{which} come from different exports{how}")
+                say(f"runs and {part.view} of {path_text(part.project)} in {folder} come from different exports{how}")
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
@@ -2000,7 +1999,9 @@ def health(study: Study) -> list[Result]:
             goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
             label = ".".join(json.loads(path))
             found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
-    found += problems_of_runs(study, keys, logged, read, non_finite)
+    numbers = {"has rows": [*read], "has values": [*logged]}  # of the runs that have these in a history
+    in_histories = keys.with_columns(pl.col(RUN_NUMBER).is_in(own).alias(what) for what, own in numbers.items())
+    found += problems_of_runs(study, in_histories, non_finite)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     problems = problems.sort(pl.len().over(RUN_NUMBER), RUN_NUMBER, descending=[True, False], maintain_order=True)
     table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
@@ -2072,13 +2073,10 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     return collected(lines.group_by(KEY).agg(line=last))
 
 
-def problems_of_runs(
-    study: Study, keys: pl.DataFrame, logged: set[int], read: set[int], non_finite: dict[str, list[int]]
-) -> Iterator[Problem]:
+def problems_of_runs(study: Study, keys: pl.DataFrame, non_finite: dict[str, list[int]]) -> Iterator[Problem]:
     """Runs without a metric, with NaN or infinity in the summary alone, crashed, failed, or ended early.
 
-    `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there,
-    `non_finite` those that have NaN or infinity there, by the path of the metric.
+    `non_finite` are the numbers of the runs with NaN or infinity in a history, by the path of the metric.
     """
     runs, step, state = study.any_state, pl.col("last_step"), pl.col("state").str.to_lowercase()
     metrics, facts = metric_columns(runs), columns_or_null(runs, {"last_step": pl.Int64, "history_rows": pl.Int64})
@@ -2092,14 +2090,13 @@ def problems_of_runs(
     of_group = pl.when(pl.col("group").is_not_null()).then(medians[1])
     rows = rows.join(peers.select(*KEY, usual=pl.coalesce(of_group, medians[0])), **in_order)
     usual = pl.col("usual")
-    is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
-    unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col(RUN_NUMBER).is_in([*read])  # it may hold numbers
-    logs_any = pl.any_horizontal(unread, *(pl.col(c).is_not_null() for c in metrics))
+    unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col("has rows")  # it may hold numbers
+    logs_any = pl.any_horizontal("has values", unread, *(pl.col(c).is_not_null() for c in metrics))
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
     early = pl.format("at step {}; the median of its group or project is {}", step, usual.cast(pl.Int64, strict=False))
-    found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
+    found = [(~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
     infinite = rows.select((~pl.col(column).is_finite()).any().alias(column) for column in metrics)
     for column in (each.name for each in infinite if each[0]):
         path, detail = runs.paths.get(column, [runs.label(column)]), pl.lit(f"{runs.label(column)} in the summary")
@@ -2805,7 +2802,6 @@ def printable(text: str) -> str:
 
 
 def parse_args(argv: Sequence[str]) -> Options:
-    """The command line as options, checked."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add_flags(parser)
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
@@ -2892,7 +2888,6 @@ def comma_list(text: str) -> list[str]:
 
 
 def whole(least: int, text: str) -> int:
-    """A whole number that is not below `least`."""
     if not text.isdecimal() or len(text) > 4000 or int(text) < least:  # int() takes no more digits
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
     return min(int(text), 10**9)  # more rows or points mean all
