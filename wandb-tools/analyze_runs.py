@@ -1661,10 +1661,9 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         if label.lower() not in taken and alike[kind(column), label.lower()] == 1:
             aliases[label] = names[column, path]
             taken.add(label.lower())
-    replaced = []
-    for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
-        rival = known_column(column, runs, ["config_"])
-        replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
+    empty = runs.empty if name == "runs" else ()  # each of these columns gives way to the setting of its name
+    rivals = {column: known_column(column, runs, ["config_"]) for column in empty}
+    replaced = [f"{sql_name(rival)} AS {sql_name(c)}" for c, rival in rivals.items() if rival and rival != c]
     sources = []
     for part, own in zip(parts, paths_of, strict=True):
         renamed = [f"{sql_name(c)} AS {sql_name(names.get((c, p), c))}" for c, p in own.items() if c in unsettled]
@@ -2067,8 +2066,7 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", "line", "stream", id="run_id") for each in consoles)
-    lines = lines.filter(pl.col("text").str.contains(r"\w") & ~is_sdk)
-    lines = lines.join(broken, on=KEY, how="inner", nulls_equal=True)
+    lines = lines.filter(pl.col("text").str.contains(r"\w") & ~is_sdk).join(broken, on=KEY, nulls_equal=True)
     last = pl.col("text").max_by(order).str.replace_all(r"[\s\p{Cc}█-▏]+", " ").str.strip_chars()
     return collected(lines.group_by(KEY).agg(line=last))
 
@@ -2653,9 +2651,8 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         axis, other = "x", {"y": {"field": "rank", "type": "ordinal", "axis": named}}
         mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
         span = {"type": "rule", "strokeWidth": 2, "color": "#4c78a8"}  # the points' blue
-    encoding = {**other, axis: value, "tooltip": tips}
     clip = {"clip": "domain" in value["scale"]}  # else all lies inside, and points at the edges are whole
-    layers: list[dict[str, Any]] = [{"mark": mark | clip, "encoding": encoding}]
+    layers: list[dict[str, Any]] = [{"mark": mark | clip, "encoding": {**other, axis: value, "tooltip": tips}}]
     if "ci_low" in rows.columns:  # first, so that it lies below the values
         ends = {axis: {**value, "field": "ci_low"}, f"{axis}2": {"field": "ci_high"}}
         layers.insert(0, {"mark": span | clip, "encoding": {**other, **ends}})
