@@ -587,7 +587,6 @@ def path_hash(path: KeyPath) -> str:
 
 
 def kind(column: str) -> str:
-    """Which kind of column this is: see KINDS."""
     prefix = column.split("_", 1)[0]
     if column in IDENTITY or column[:1] == "_":
         return "identity"
@@ -881,8 +880,7 @@ def top(study: Study) -> list[Result]:
         more = [column for column in named if column not in asked and options.metrics]
         shown = [*asked[:1], *more, *asked[1:]] if asked[0] == "name" else [*more, *asked]
     else:
-        # Settings that most of these runs have and that tell them apart; columns with the same values stand once.
-        # Paths and the like come last.
+        # Settings that most of these runs have and that tell them apart, equal ones once; paths and the like come last.
         distinct = {c: table[c].n_unique() for c in (*others, "entity", "project")}
         common = [c for c in others if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
         noise = {c: is_noise(table[c], runs.label(c)) for c in common}
@@ -2698,8 +2696,7 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
             form = FILE_FORMATS[file.suffix.lower()]
             partial.write_bytes(content(results, "report" if is_report and form == "html" else form, most, options))
     if shows:
-        if not is_table and options.max_rows:
-            rows = options.max_rows
+        if not is_table and (rows := options.max_rows):
             for cut in (result for result in results if result.table.height > rows):
                 say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
             results = [replace(r, table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
