@@ -111,6 +111,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
+    import duckdb
     import polars as pl
     import polars.selectors as cs
 
@@ -149,7 +150,6 @@ VALUES |= {"last": "last of its history", "tail": "mean of its history's last te
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
 RESAMPLES, SEED = 10_000, 0  # of the bootstrap
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # at n = 3 these intervals cover 77 %: none below 8, rough below 20
-CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
 FEWEST_RUNS = 10  # of --importance: fewer are refused
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
@@ -188,9 +188,6 @@ td:not(:last-child) { white-space: nowrap } td { overflow-wrap: break-word; max-
 @media print { :root { color-scheme: light; font-size: 12px } body { margin: 0; padding: 0 }
   td:not(:last-child) { white-space: normal } }
 """
-# Nothing is loaded from anywhere; only pages with interactive charts have scripts, their own.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions of a chart's expressions
 # Words in the names of settings that say where or when a run ran, and not what was tried.
 NOISE = {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
@@ -207,7 +204,6 @@ OTHER_FILTERS |= {"--since": "created_at >= '2026-01-31'", "--until": "created_a
 ONE_RUN = "--sql \"SELECT _config_json, _summary_json FROM runs WHERE id = 'ID'\" --json shows one"
 OTHER_VIEWS = "export_runs.py --include-history, --console, --tables and --system-metrics make others"
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
-OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
 MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10, "machine": 10}
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
@@ -307,10 +303,6 @@ class Options:
     quiet: bool
     debug: bool
 
-    @property
-    def for_programs(self) -> bool:
-        return self.format in {"json", "csv"} or self.output is not None
-
 
 @dataclass(frozen=True, eq=False)
 class Runs:
@@ -322,7 +314,7 @@ class Runs:
     goals: Mapping[str, Goal] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)  # metrics to the step metrics that define_metric gave them
     empty: frozenset[str] = frozenset()  # derived columns without any value
-    files: tuple[Path, ...] = ()
+    file: Path = Path()  # of a part
     source: Mapping[str, Any] = field(default_factory=dict)  # of a file: entity, project and export_id of its export
     parts: tuple[Runs, ...] = ()  # the inputs of runs
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
@@ -422,7 +414,7 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         say(f"left out: {counted(more, 'more file')} that cannot be read", even_if_quiet=True)
     runs, others = [p for p in parts if p.view == "runs"], [p for p in parts if p.view not in {"runs", ""}]
     whose = {other.project for other in others if "project" in other.source}
-    folders = set() if runs else {other.files[0].parent for other in others}
+    folders = set() if runs else {other.file.parent for other in others}
     for file in sorted(file for folder in folders for file in folder.glob("[!.]*.parquet")):
         with suppress(ScriptError):  # histories and the like alone: the runs files of their projects in their folders
             part = open_file(file)
@@ -434,17 +426,17 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         missing = f"; the runs file of {some_of([*map(path_text, sorted(whose))])} is missing there" if whose else ""
         hint = "name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError(f"no runs in {looked_at}{missing}; {hint}", NOTHING_USABLE)
-    if places and (foreign := [str(part.files[0]) for part in parts if not part.view]):
+    if places and (foreign := [str(part.file) for part in parts if not part.view]):
         say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
     if not places:
-        newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
-        exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
+        newest = max(runs, key=lambda part: part.file.stat().st_mtime)
+        exports = [part for part in runs if part.file != UNIFIED_FILE]
         which = f", the newest of {len(exports):,} exports" if newest in exports and len(exports) > 1 else ""
-        say(f"reading {newest.files[0]}{which}")
+        say(f"reading {newest.file}{which}")
         if newest in exports and len(exports) < len(runs):
             say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
         runs, others = [newest], []
-    return replace(join_inputs(runs), others=tuple(other.files[0] for other in others))
+    return replace(join_inputs(runs), others=tuple(other.file for other in others))
 
 
 def open_file(file: Path) -> Runs:
@@ -474,7 +466,7 @@ def open_file(file: Path) -> Runs:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
-    return Runs(frame, dtypes, paths, goals, axes, files=(file,), source=source, view=view)
+    return Runs(frame, dtypes, paths, goals, axes, file=file, source=source, view=view)
 
 
 def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Goal], dict[str, str], Any]:
@@ -540,7 +532,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
                 frames[n] = frames[n].with_columns(pl.lit(None).alias(column))
                 del holders[n]
         if clashing := clash(column, holders.values()):
-            facts = ", ".join(f"{what} in {part.files[0]}" for what, part in clashing.items())
+            facts = ", ".join(f"{what} in {part.file}" for what, part in clashing.items())
             raise ScriptError(f"{column} is {facts}; merge these files with aggregate_runs.py", WRONG_USAGE)
         paths |= [(column, part.paths[column]) for part in holders.values() if column in part.paths]
     columns: dict[tuple[str, KeyPath], str] = {}
@@ -552,8 +544,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
     agreed = {column: goal for column, goal in goals if times[column] == 1}  # where files disagree, none counts
-    files = tuple(part.files[0] for part in parts)
-    runs = Runs(frame, frame.collect_schema(), paths, agreed, files=files, parts=tuple(parts))
+    runs = Runs(frame, frame.collect_schema(), paths, agreed, parts=tuple(parts))
     counts = coverage(runs.of_kind("derived"), runs)
     return replace(runs, empty=frozenset(column for column, count in counts.items() if not count))
 
@@ -596,7 +587,6 @@ def path_hash(path: KeyPath) -> str:
 
 
 def kind(column: str) -> str:
-    """Which kind of column this is: see KINDS."""
     prefix = column.split("_", 1)[0]
     if column in IDENTITY or column[:1] == "_":
         return "identity"
@@ -786,17 +776,16 @@ def words(name: str) -> list[str]:
 # --- which runs -----------------------------------------------------------------------------------------------
 
 
-def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
+def select_runs(options: Options, everything: Runs, asked: Collection[str]) -> tuple[Runs, Runs]:
     """The runs that pass the filters, and those of them in the states asked for; prints how many each filter kept."""
-    frame, asked = everything.frame, {*asked_questions(options)}
-    number = count_runs(everything, asked)
+    frame, number = everything.frame, count_runs(everything, asked)
 
     def kept(flag: str, after: pl.LazyFrame) -> pl.LazyFrame:
         nonlocal number
         before, number = number, collected(after.select(pl.len())).item()
         line = f"{flag}: {number:,} of {counted(before, 'run')} kept"
         if not number:
-            files = some_of([*map(str, everything.files)], 2)
+            files = some_of([str(part.file) for part in everything.parts], 2)
             raise ScriptError(f"no run left: {line} (of {files}); change or remove this filter", NOTHING_USABLE)
         say(line)
         return after
@@ -817,7 +806,7 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
     if options.states and "all" not in options.states:
         frame = kept(f"--state {','.join(options.states)}", frame.filter(in_states(options.states)))
     any_state = replace(everything, frame=frame)
-    if not options.states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
+    if not options.states and (options.report or not asked or {*asked} - {"schema", "sql", "health", "diff"}):
         finished = collected(frame.select(in_states(["finished"]).sum())).item()
         if not finished:
             say("no run is finished: runs in all states are used")
@@ -841,7 +830,6 @@ def count_runs(runs: Runs, asked: Collection[str]) -> int:
 
 
 def in_states(states: Sequence[str]) -> pl.Expr:
-    """Whether a run is in one of the states, in any case."""
     return pl.col("state").str.to_lowercase().is_in(states)
 
 
@@ -876,15 +864,15 @@ def top(study: Study) -> list[Result]:
     value = pl.col(metric.column)
     candidates = runs.frame.select(*KEY, metric.column).filter(value.is_finite())
     ranked = candidates.sort(metric.column, *KEY, descending=metric.descending(KEY), nulls_last=True)
-    best = collected(ranked.head(options.top or (REPORT_TOP if options.report else OVERVIEW_TOP)))
+    best = collected(ranked.head(options.top or (10 if options.report else 5)))
     if best.is_empty():
         raise ScriptError(f"no run has a finite {metric.label}; use another -m (--schema lists all)", NOTHING_USABLE)
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     is_alone = options.top and not options.group_by
     asked = [*dict.fromkeys(find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS)]
-    others = runs.of_kind("derived", "config")
-    more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[:1] != "_"]
+    others, is_for_programs = runs.of_kind("derived", "config"), options.output or options.format in {"json", "csv"}
+    more = asked or [c for c in (runs.dtypes if is_for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
     rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(held))
     table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
@@ -892,8 +880,7 @@ def top(study: Study) -> list[Result]:
         more = [column for column in named if column not in asked and options.metrics]
         shown = [*asked[:1], *more, *asked[1:]] if asked[0] == "name" else [*more, *asked]
     else:
-        # Settings that most of these runs have and that tell them apart; columns with the same values stand once.
-        # Paths and the like come last.
+        # Settings that most of these runs have and that tell them apart, equal ones once; paths and the like come last.
         distinct = {c: table[c].n_unique() for c in (*others, "entity", "project")}
         common = [c for c in others if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
         noise = {c: is_noise(table[c], runs.label(c)) for c in common}
@@ -933,9 +920,7 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
 def groups(study: Study, metric: Metric) -> Result:
     """Statistics of a metric per combination of the values of --group-by, the best first."""
     runs, by, apart, options, stat = study.runs, study.by, study.apart, study.options, study.options.stat
-    step = metric.beside(f"{options.value}_step")
-    steps = ["best_step"] if step in runs.dtypes else []
-    table = group_statistics(runs, by, metric, stat, step if steps else None)
+    table = group_statistics(runs, by, metric, stat, metric.beside(f"{options.value}_step"))
     table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
@@ -953,7 +938,8 @@ def groups(study: Study, metric: Metric) -> Result:
         numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
         rest = [name for name in ("min", "median", "max") if name != stat]
         first = [*sizes, *numbers, *varying] if len(varying) > 3 else [*varying, *sizes, *numbers]  # numbers always fit
-        shown = [*first, *lost, "best_run", *steps, *rest]
+        best = [name for name in ("best_run", "best_step") if name in held]
+        shown = [*first, *lost, *best, *rest]
     heads = labels([*by, *held], runs)
     heads |= {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
@@ -1051,7 +1037,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     for name in (name[1:] for name in names if name[0] == "!"):
         excluded += seeds_of(runs) if name == "seed" else [find_column(name, runs)]
     if len(wanted) < len(names):
-        table, settings, noise = varying_settings(runs, excluded=excluded)
+        table, settings, notes = varying_settings(runs, excluded=excluded)
         by = [column for column in settings if column not in excluded]
         apart = independent(table, by)
         left_out = [runs.label(column) for column in settings if column in excluded]
@@ -1059,7 +1045,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         if not by:
             raise ScriptError(f"{','.join(names)}: no other setting varies; name columns", WRONG_USAGE)
         say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
-        say(*noise_note(noise, runs))
+        say(*notes)
     for name in wanted:
         known, plain = known_column(name, runs), name
         if known is None and (ranges := re.fullmatch(r"(.+):([1-9]\d{0,2})", name)):
@@ -1092,14 +1078,16 @@ def seeds_of(runs: Runs) -> list[str]:
 def varying_settings(
     runs: Runs, *more: pl.Expr, excluded: Sequence[str] = ()
 ) -> tuple[pl.DataFrame, list[str], list[str]]:
-    """The config columns of more than one value, null included, and `more`; which are settings, and which are noise."""
+    """The config columns of several values, null included, and `more`; which are settings; a note on the others."""
     varies = collected(runs.frame.select(pl.col(runs.of_kind("config")).n_unique() > 1), "in-memory")
     columns = [column.name for column in varies if column[0]]
     table = collected(runs.frame.select(*columns, *more))
     # Text that names the seed, or another column that is left out, would make a group of each run.
     named = [column for column in columns if column in {*excluded, *seeds_of(runs)}]
     noise = [c for c in columns if is_noise(table[c], runs.label(c), () if c in named else table.select(named))]
-    return table, [column for column in columns if column not in noise], noise
+    what = "not used, because they are paths, devices, times or the like, name the seed, or differ in every run"
+    notes = [f"{what}: {some_of([*map(runs.label, noise)])}"] if noise else []
+    return table, [column for column in columns if column not in noise], notes
 
 
 def is_noise(values: pl.Series, path: str, others: Iterable[pl.Series] = ()) -> bool:
@@ -1125,12 +1113,6 @@ def is_name_of(text: pl.Series, other: pl.Series) -> bool:
     pairs = pl.DataFrame([text.alias("text"), other.alias("other")]).unique().rows()
     is_one_to_one = len(pairs) == text.n_unique() == other.n_unique()
     return is_one_to_one and all(re.search(rf"(?<!\d)0*{re.escape(str(b))}(?!\d)", str(a)) for a, b in pairs)
-
-
-def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
-    """A note that names the columns that are noise, if there are any."""
-    what = "not used, because they are paths, devices, times or the like, name the seed, or differ in every run"
-    return [f"{what}: {some_of([*map(runs.label, noise)])}"] if noise else []
 
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -1196,7 +1178,7 @@ def best_settings(study: Study) -> Runs:
 def varied(study: Study) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
-    table, settings, noise = varying_settings(runs, pl.col("id").alias(RUN_NUMBER))
+    table, settings, notes = varying_settings(runs, pl.col("id").alias(RUN_NUMBER))
     rows, texts = [], []
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
@@ -1209,7 +1191,7 @@ def varied(study: Study) -> list[Result]:
     title = f"{counted(len(settings), 'varying config column')} of {counted(table.height, 'run')}"
     dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
     found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
-    return [Result("varying", title, found, view, noise_note(noise, runs), rows), *grid(table, settings, study)]
+    return [Result("varying", title, found, view, notes, rows), *grid(table, settings, study)]
 
 
 def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
@@ -1295,14 +1277,10 @@ def comparable(value: object) -> object:
 
 
 def importance(study: Study, metric: Metric) -> Result:
-    """The settings that vary, by how closely each goes with a metric's rank; the closest first.
-
-    The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
-    ranges of a number that has many; `p` is that of the F-test of the ranks, `spearman` tells the sign.
-    """
+    """The settings that vary, by how closely each goes with a metric's rank, the closest first: see the manual."""
     runs, value, rows = study.runs, pl.col(metric.column), []
     usable = replace(runs, frame=runs.frame.filter(value.is_finite()))
-    table, varying, noise = varying_settings(usable, value.alias(VALUE))
+    table, varying, unused = varying_settings(usable, value.alias(VALUE))
     number = counted(table.height, "run")
     total, n = collected(runs.frame.select(pl.len(), value.count())).row(0)
     notes = without_value(metric.label, total, table.height, n - table.height)
@@ -1310,7 +1288,7 @@ def importance(study: Study, metric: Metric) -> Result:
         notes.append(f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed")
     else:
         advice = "settings that vary together cannot be separated; p is not corrected for many settings"
-        notes += [advice if varying else "no setting varies", *noise_note(noise, runs)]
+        notes += [advice if varying else "no setting varies", *unused]
     for column in varying:
         is_number = table[column].dtype.is_numeric()
         pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
@@ -1322,7 +1300,8 @@ def importance(study: Study, metric: Metric) -> Result:
             ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
             level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
         ranks = pl.DataFrame({"level": level, "x": x.rank() if is_number else x, "rank": pairs["y"].rank()})
-        # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
+        # The part of the ranks' variance that the levels account for. H of Kruskal and Wallis is (n - 1) * share, with
+        # ties corrected, and eta squared of k levels is (H - k + 1) / (n - k).
         share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
         between = level.n_unique() - 1  # degrees of freedom
         within = n - 1 - between
@@ -1396,22 +1375,19 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
     is_deep = (pl.col("kind") == "metric") & (pl.col("path").str.count_matches("[/.]") > 1)
     short = pl.when(is_deep).then(pl.col("path").str.replace("([/.]).*([/.])", "${1}…${2}")).otherwise("column")
-    families: dict[tuple[str, ...], list[int]] = {}  # by kind and what stands between the numbers
-    names = table.select("kind", short.alias("name"))
-    for place, (which, name) in enumerate(names.iter_rows()):
-        families.setdefault((which, *re.split("[0-9]+", name)), []).append(place)
+    named = table.with_columns(short.alias("name"), short.str.replace_all("[0-9]+", "0").alias("family"))
     found = []
-    for (_, *parts), places in families.items():
-        members = table[places]
-        if len(places) > 2:
-            ranges = zip(*(map(int, re.findall("[0-9]+", name)) for name in names["name"][places]), strict=True)
+    for members in named.partition_by("kind", "family", maintain_order=True):
+        found.append(members)
+        if members.height > 2:
+            ranges = zip(*(map(int, re.findall("[0-9]+", name)) for name in members["name"]), strict=True)
             texts = [f"{min(each)}…{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges]
+            parts = members["family"][0].split("0")
             name = "".join(itertools.chain(*itertools.zip_longest(parts, texts, fillvalue="")))
             facts = [pl.lit(name).alias("column"), pl.lit(f"{members.height:,} columns").alias("example")]
             facts += [pl.col("min").min(), pl.col("coverage", "distinct", "max").max()]
-            members = members.with_columns(facts).head(1)
-        found.append(members)
-    return pl.concat(found)
+            found[-1] = members.with_columns(facts).head(1)
+    return pl.concat(found).drop("name", "family")
 
 
 def overview(study: Study) -> Result:
@@ -1463,7 +1439,6 @@ def machine_use(study: Study) -> list[Result]:
 
 
 def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
-    """The columns with these names, null where the file lacks them."""
     return [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in dtypes.items()]
 
 
@@ -1489,7 +1464,7 @@ def suggested_grouping(runs: Runs) -> list[str]:
     columns = [*named, *(c for c in runs.of_kind("config") if not runs.dtypes[c].is_float() and c not in seeds)]
     numbers = runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique())
     counts = collected(numbers, "in-memory").row(0, named=True)
-    most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
+    most = min(12, counts[RUN_NUMBER] // 2)
     few = [column for column in columns if 1 < counts[column] <= most]
     table = collected(runs.frame.select(*few, *seeds))
     settings = [c for c in few if table[c].drop_nulls().n_unique() > 1]
@@ -1538,10 +1513,8 @@ def introduction(study: Study) -> list[Result]:
 
 def sql(study: Study) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files."""
-    import duckdb
-
     options, query = study.options, (study.options.sql or "").rstrip("; \t\r\n")
-    usual = 0 if options.for_programs else MOST_ROWS["sql"]
+    usual = 0 if options.format in {"json", "csv"} else MOST_ROWS["sql"]
     most = 0 if options.output else usual if options.max_rows is None else options.max_rows
     with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
@@ -1551,7 +1524,6 @@ def sql(study: Study) -> list[Result]:
         found = connection.sql(f"FROM (\n{statements[0].query}\n)")
         columns = []
         for name, dtype in zip(found.columns, map(str, found.types), strict=True):
-            # Dtypes that JSON and polars know; times are in UTC.
             for pattern, plain in DUCKDB_TYPES.items():
                 dtype = re.sub(pattern, plain, dtype)  # noqa: PLW2901
             # SELECT * gives both names of a column: one is enough, unless the query writes the other.
@@ -1571,8 +1543,6 @@ def sql(study: Study) -> list[Result]:
 
 def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
     """The keys of the runs for which an SQL predicate over the columns is true."""
-    import duckdb
-
     flag, quoted = f"--where {predicate}", r"""'(?:[^']|'')*'|"[^"]*\""""
     if query := re.search(r"\bselect\b|(?:^|(?<=\())\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
         word, hint = query[0].strip(), "use --sql for queries"
@@ -1605,6 +1575,7 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 @contextmanager
 def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:
     """A DuckDB connection with the views that a query names, which can read nothing else; W&B's names of columns."""
+    global duckdb  # also of those who open a database
     import duckdb
 
     views = {"runs": [*runs.parts]}
@@ -1614,11 +1585,11 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
         view = part.view
         if view not in views and view.lower() in map(str.lower, views):  # names in SQL are alike in any case
             view = f"{view}__{path_hash((view.removeprefix('table_'),))[:8]}"
-            say(f"{part.files[0]} is the view {view}, because the key of another table differs only in case")
+            say(f"{part.file} is the view {view}, because the key of another table differs only in case")
         views.setdefault(view, []).append(part)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
-            files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
+            files = [sql_text(str(part.file.absolute())) for parts in views.values() for part in parts]
             connection.execute(f"SET memory_limit = '1GB'; SET temp_directory = {sql_text(spill)}")
             # By the statistics of a file's blocks no value exceeds the greatest number: NaN does.
             connection.execute("SET disabled_optimizers = 'statistics_propagation'; SET TimeZone = 'UTC'")
@@ -1637,8 +1608,6 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 
 def sql_error(error: Exception, flag: str, query: str, runs: Runs, views: Iterable[str]) -> ScriptError:
     """What an error of DuckDB's means to the user, who asked `query` with some views of the runs and files beside."""
-    import duckdb
-
     reason = " ".join(str(error).partition("\n\nLINE ")[0].split()).removeprefix("got external error: ")
     if re.match("(IO|Out of Memory) Error: ", reason):
         return ScriptError(f"{flag}: {reason}", NOTHING_USABLE)
@@ -1690,15 +1659,14 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         if label.lower() not in taken and alike[kind(column), label.lower()] == 1:
             aliases[label] = names[column, path]
             taken.add(label.lower())
-    replaced = []
-    for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
-        rival = known_column(column, runs, ["config_"])
-        replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
+    empty = runs.empty if name == "runs" else ()  # each of these columns gives way to the setting of its name
+    rivals = {column: known_column(column, runs, ["config_"]) for column in empty}
+    replaced = [f"{sql_name(rival)} AS {sql_name(c)}" for c, rival in rivals.items() if rival and rival != c]
     sources = []
     for part, own in zip(parts, paths_of, strict=True):
         renamed = [f"{sql_name(c)} AS {sql_name(names.get((c, p), c))}" for c, p in own.items() if c in unsettled]
         every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
-        file = sql_text(str(part.files[0].absolute()))
+        file = sql_text(str(part.file.absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
         sources.append(f"SELECT {every} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
     for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
@@ -1728,15 +1696,12 @@ def sql_text(text: str | None) -> str:
 
 
 def files_beside(runs: Runs) -> list[Runs]:
-    """The files of further views beside the inputs, or beside the exports that an aggregate was made of.
-
-    Sampled histories and files of projects that have no run here are left out; damaged ones are named, too.
-    """
+    """The files of further views beside the inputs or the exports of an aggregate, of projects that have runs here."""
     source = columns_or_null(runs, {"source_file": pl.String})
     rows = collected(runs.frame.select("entity", "project", *source).unique())
     sources = {os.path.dirname(source) for source in rows["source_file"].drop_nulls()}  # noqa: PTH120 - see below
     there = {source for source in sources if Path(source).is_dir()}
-    folders = {file.parent for file in runs.files} | {*map(Path, there)}
+    folders = {part.file.parent for part in runs.parts} | {*map(Path, there)}
     if gone := sorted(sources - there):  # a Path loses a slash of s3://
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
         say(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
@@ -1765,16 +1730,15 @@ def views_beside(runs: Runs) -> list[str]:
 def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
     """Warn of files that another export wrote than the runs of their project in their folder."""
     for part, own in itertools.product(parts, runs.parts):
-        folder, exports, how = part.files[0].parent, own.source.get("sources"), "; run aggregate_runs.py again"
+        folder, exports, how = part.file.parent, own.source.get("sources"), "; run aggregate_runs.py again"
         if not isinstance(exports, list):  # the file of one export
-            exports, how = [{**own.source, "file": own.files[0]}], ", because one was killed: export again"
+            exports, how = [{**own.source, "file": own.file}], ", because one was killed: export again"
         for export in (each for each in exports if isinstance(each, dict)):
             place = Path(str(export.get("file")).replace("\0", "")).parent.resolve()
             whose = str(export.get("entity")), str(export.get("project"))
             ids = export.get("export_id"), part.source["export_id"]
             if (place, whose) == (folder.resolve(), part.project) and None not in ids and ids[0] != ids[1]:
-                which = f"runs and {part.view} of {path_text(part.project)} in {folder}"
-                say(f"{which} come from different exports{how}")
+                say(f"runs and {part.view} of {path_text(part.project)} in {folder} come from different exports{how}")
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
@@ -1791,18 +1755,15 @@ def rows_beside(runs: Runs, view: str) -> list[Runs]:
 
 
 def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataFrame]:
-    """For each file of a view the runs whose rows another file gives: entity, project, run_id.
-
-    That is the file with the most rows of the run, the first of several. Where the view is no history, a file beside
-    the run's source_file comes before all others: for consoles, system metrics and tables the newer export counts.
-    """
+    """For each file of a view the runs (entity, project, run_id) of which another file gives the rows: it has most."""
     names = ["entity", "project", "run_id"]
     if len(parts) < 2:
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
     sizes = []
     for number, part in enumerate(parts):
-        of_file = {BIN: pl.lit(number), "folder": pl.lit(str(part.files[0].parent.resolve()))}
+        of_file = {BIN: pl.lit(number), "folder": pl.lit(str(part.file.parent.resolve()))}
         sizes.append(collected(part.frame.group_by(names).len()).with_columns(**of_file))
+    # A file beside the run's source_file comes first: for consoles, system metrics and tables the newer export counts.
     table, is_home = pl.concat(sizes), pl.col(BIN) < 0  # no file's, unless a source_file tells it
     if view != "history" and "source_file" in runs.dtypes:
         sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
@@ -1833,7 +1794,7 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
     options, histories = study.options, rows_beside(study.runs, "history")
     if not histories:
-        sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
+        sampled = [file for part in study.runs.parts for file in part.file.parent.glob("*_history_sampled.parquet")]
         what = "only a sampled history, which is not used" if sampled else "no history file"
         raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes all rows", NOTHING_USABLE)
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
@@ -1872,11 +1833,7 @@ def metric_called(name: str, history: Runs) -> str | None:
 
 
 def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
-    """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order.
-
-    By default the axis is the step metric that define_metric gave the metric, unless most runs logged it without.
-    Prints which runs are left out.
-    """
+    """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order."""
     defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes)
     axis = next(filter(None, defined), "step") if x is None else x
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
@@ -1907,12 +1864,7 @@ def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataF
 
 
 def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study) -> pl.DataFrame:
-    """Each run's last value, or its best, at each point from its first to its last x.
-
-    RUN_NUMBER, x, VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the columns of `keys`. The points
-    are every x that was logged if these are few, else some of them, and the end of each curve: a run's last x, or the
-    one that half of the runs of its group reach.
-    """
+    """Each run's value at the points of its curve: RUN_NUMBER, x, VALUE, DIVERGED_AT and the columns of `keys`."""
     options, place = study.options, pl.col("x")
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
     holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
@@ -1927,8 +1879,8 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
         points = points[[round(i * (points.height - 1) / max(1, most - 1)) for i in range(most)]]
     bounds = {"first x": place.first(), "last x": place.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
-    end = pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER)
-    spans = spans.with_columns(x=end)
+    # The end of each curve is a point, too: a run's last x, or the one that half of the runs of its group reach.
+    spans = spans.with_columns(x=pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER))
     if study.by or not holds_all:  # a table has a row per point: no cell is empty where the curve has a value
         drawn = spans if study.by else spans.join(best, on=RUN_NUMBER, how="semi")
         if (ends := drawn.select("x").unique()).height <= MOST_LINES:
@@ -1974,10 +1926,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
         table, y = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
         size, spread = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in ", table["n"].n_unique() > 1
-        notes.append(
-            f"each value is the mean of the runs that have one there{', their number in brackets' * spread}; "
-            "a curve ends with its last run"
-        )
+        number = ", their number in brackets" * spread
+        notes.append(f"each value is the mean of the runs that have one there{number}; a curve ends with its last run")
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
         if lost.height:
             lost_runs = f", {lost.height} diverged"
@@ -1998,8 +1948,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json" + f"; {SAY_GOAL}" * (not goal)
         unseen.append(f"the {MOST_CURVES} with the {ranked} last value are shown; {more}")
-    if table.height == len(names):
-        notes.append("each curve has only one point")
+    notes += ["each curve has only one point"] if table.height == len(names) else []
     # A row per x, a column per curve; empty where a curve has no value.
     shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
@@ -2047,7 +1996,9 @@ def health(study: Study) -> list[Result]:
             goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
             label = ".".join(json.loads(path))
             found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
-    found += problems_of_runs(study, keys, logged, read, non_finite)
+    numbers = {"has rows": [*read], "has values": [*logged]}  # of the runs that have these in a history
+    in_histories = keys.with_columns(pl.col(RUN_NUMBER).is_in(own).alias(what) for what, own in numbers.items())
+    found += problems_of_runs(study, in_histories, non_finite)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     problems = problems.sort(pl.len().over(RUN_NUMBER), RUN_NUMBER, descending=[True, False], maintain_order=True)
     table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
@@ -2089,11 +2040,11 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     if goal is None:
         return
     where = value.arg_min() if goal == "minimize" else value.arg_max()
-    best, ends = value.get(where).alias("best"), (value.first().alias("first"), value.last().alias("last"))
-    share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
+    facts = {"best": value.get(where), "at": step.get(where), "first": value.first(), "last": value.last()}
+    facts |= {"share": (where + 1) / pl.len(), "span": value.max() - value.min()}
     is_validation = not VALIDATION.isdisjoint(words(label)) and COSTS.isdisjoint(words(label))
-    facts = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(best, step.get(where), *ends, share, span)
-    for number, top_, at, start, end, early, width in facts.iter_rows():
+    found = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(**facts)
+    for number, top_, at, start, end, early, width in found.iter_rows():
         detail = f"{label} {short_number(top_)} at step {at}, ends at {short_number(end)}"
         if can_diverge(label, goal) and top_ > 0 and end > max(start, DIVERGED * top_):
             yield number, "diverged", detail
@@ -2113,19 +2064,15 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", "line", "stream", id="run_id") for each in consoles)
-    lines = lines.filter(pl.col("text").str.contains(r"\w") & ~is_sdk)
-    lines = lines.join(broken, on=KEY, how="inner", nulls_equal=True)
+    lines = lines.filter(pl.col("text").str.contains(r"\w") & ~is_sdk).join(broken, on=KEY, nulls_equal=True)
     last = pl.col("text").max_by(order).str.replace_all(r"[\s\p{Cc}█-▏]+", " ").str.strip_chars()
     return collected(lines.group_by(KEY).agg(line=last))
 
 
-def problems_of_runs(
-    study: Study, keys: pl.DataFrame, logged: set[int], read: set[int], non_finite: dict[str, list[int]]
-) -> Iterator[Problem]:
+def problems_of_runs(study: Study, keys: pl.DataFrame, non_finite: dict[str, list[int]]) -> Iterator[Problem]:
     """Runs without a metric, with NaN or infinity in the summary alone, crashed, failed, or ended early.
 
-    `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there,
-    `non_finite` those that have NaN or infinity there, by the path of the metric.
+    `non_finite` are the numbers of the runs with NaN or infinity in a history, by the path of the metric.
     """
     runs, step, state = study.any_state, pl.col("last_step"), pl.col("state").str.to_lowercase()
     metrics, facts = metric_columns(runs), columns_or_null(runs, {"last_step": pl.Int64, "history_rows": pl.Int64})
@@ -2139,14 +2086,13 @@ def problems_of_runs(
     of_group = pl.when(pl.col("group").is_not_null()).then(medians[1])
     rows = rows.join(peers.select(*KEY, usual=pl.coalesce(of_group, medians[0])), **in_order)
     usual = pl.col("usual")
-    is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
-    unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col(RUN_NUMBER).is_in([*read])  # it may hold numbers
-    logs_any = pl.any_horizontal(unread, *(pl.col(c).is_not_null() for c in metrics))
+    unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col("has rows")  # it may hold numbers
+    logs_any = pl.any_horizontal("has values", unread, *(pl.col(c).is_not_null() for c in metrics))
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
     early = pl.format("at step {}; the median of its group or project is {}", step, usual.cast(pl.Int64, strict=False))
-    found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
+    found = [(~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
     infinite = rows.select((~pl.col(column).is_finite()).any().alias(column) for column in metrics)
     for column in (each.name for each in infinite if each[0]):
         path, detail = runs.paths.get(column, [runs.label(column)]), pl.lit(f"{runs.label(column)} in the summary")
@@ -2162,11 +2108,9 @@ def problems_of_runs(
 # --- statistics -----------------------------------------------------------------------------------------------
 
 
-def group_statistics(
-    runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean", step: str | None = None
-) -> pl.DataFrame:
+def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean", step: str = "") -> pl.DataFrame:
     """A row of statistics per group, and its best run; in memory, where sums come out alike every time."""
-    best_run = {new: pl.col(old) for old, new in BEST_RUN.items()} | ({"best_step": pl.col(step)} if step else {})
+    best_run = {new: pl.col(old) for old, new in {**BEST_RUN, step: "best_step"}.items() if old in runs.dtypes}
     numbers = {VALUE: pl.col(metric.column), FINITE: finite(metric.column)}
     rows = collected(runs.frame.select(*by, **numbers, **best_run), "in-memory")
     table = statistics_of(rows, by).sort(by)
@@ -2214,7 +2158,7 @@ def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float |
     estimate: float | None = statistics(sample).item() if n else None
     if n < FEWEST_RESAMPLED:
         return estimate, None, None
-    at_once = max(1, CELLS_AT_ONCE // n)
+    at_once = max(1, 4_000_000 // n)  # numbers in memory: 32 MB
     sizes = {start: min(at_once, RESAMPLES - start) * n for start in range(0, RESAMPLES, at_once)}
     samples = (sample.sample(size, with_replacement=True, seed=SEED + start) for start, size in sizes.items())
     found = pl.concat(map(statistics, samples))
@@ -2318,7 +2262,8 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     """A page that loads nothing: a `report` without scripts, whose charts are pictures, or `html` with live charts."""
     import vl_convert
 
-    lines, charts, policy = list[str](), list[str](), POLICY
+    lines, charts = list[str](), list[str]()
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # nothing is loaded from anywhere
     for result in results:
         columns, notes = fitted(result, most, html_text, PAGE_CELLS, 36)  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
@@ -2333,7 +2278,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
     if form == "html" and charts:
-        policy += SCRIPTS
+        policy += "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions of a chart's expressions
         specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
         start = f"[{specs}].forEach((spec, i) => vegaEmbed(`#chart${{i}}`, spec, {{actions: false, renderer: 'svg'}}))"
         library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
@@ -2497,9 +2442,8 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
         end = re.sub("^[^_/. ,=-]*", "", shared([name.removeprefix(start)[::-1] for name in known])[::-1])
         middles = {name: name.removeprefix(start).removesuffix(end) for name in known}
         room = width - max(map(cell_count, middles.values()))
-        if cell_count(start + end) > room:
-            start = shortened(start, room - 1) if start and room > NARROW // 2 else start and "…"
-            end = end and "…"
+        start = shortened(start, room - 1) if start and room > NARROW // 2 else start and "…"
+        end = end and "…"
         names = [f"{start}{middles[name]}{end}" if name in middles else name for name in names]
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -2638,12 +2582,7 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
 
 
 def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[pl.DataFrame, dict[str, Any], list[str]]:
-    """The values and bounds with those that cannot be drawn as null, the axis's scale, and notes on what is cut off.
-
-    The scale is logarithmic if asked for, or if positive values span more than four decades. Values are cut off where
-    the others would be a flat line beside them: positive ones from a million times the median on, or below a millionth
-    of it, others from a thousand times the usual distance to it on.
-    """
+    """The values and bounds with those that cannot be drawn as null, the axis's scale, and notes on what is cut off."""
     numbers, remarks = [name for name in ("value", "ci_low", "ci_high") if name in rows.columns], []
     rows = rows.with_columns(map(finite, numbers))
     values = rows["value"].drop_nulls()
@@ -2654,6 +2593,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     places = drawn.log10() if is_positive else drawn
     distances: Any = (places - places.median()).abs() if len(drawn) else drawn
     usual = distances.median() or 0.0
+    # Beside others, the rest would be a flat line: they are a million times the median, or a millionth.
     near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
     domain: Any = (near.min(), near.max()) if len(near) else (0.0, 0.0)
     low, high = domain
@@ -2709,9 +2649,8 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         axis, other = "x", {"y": {"field": "rank", "type": "ordinal", "axis": named}}
         mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
         span = {"type": "rule", "strokeWidth": 2, "color": "#4c78a8"}  # the points' blue
-    encoding = {**other, axis: value, "tooltip": tips}
     clip = {"clip": "domain" in value["scale"]}  # else all lies inside, and points at the edges are whole
-    layers: list[dict[str, Any]] = [{"mark": mark | clip, "encoding": encoding}]
+    layers: list[dict[str, Any]] = [{"mark": mark | clip, "encoding": {**other, axis: value, "tooltip": tips}}]
     if "ci_low" in rows.columns:  # first, so that it lies below the values
         ends = {axis: {**value, "field": "ci_low"}, f"{axis}2": {"field": "ci_high"}}
         layers.insert(0, {"mark": span | clip, "encoding": {**other, **ends}})
@@ -2736,17 +2675,14 @@ def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
     place = {"x": axis("column", 12, labelAngle=0, orient="top"), "y": axis("row", LEGEND_WIDTH)}
     colour = {**value, "legend": None, "scale": {"scheme": "blues", "clamp": True, **value["scale"]}}
     ink = {"condition": {"test": "luminance(scale('color', datum.value)) < 0.2", "value": "white"}, "value": "black"}
-    return [
-        {"mark": "rect", "encoding": {**place, "color": colour}},
-        {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}},
-    ]
+    texts = {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}}
+    return [{"mark": "rect", "encoding": {**place, "color": colour}}, texts]
 
 
 # --- output ---------------------------------------------------------------------------------------------------
 
 
 def deliver(results: Sequence[Result], file: Path | None, options: Options) -> None:
-    """Write the file that was asked for, and show what is to be shown."""
     if sys.stdout is None and file is None:
         raise ScriptError("stdout is closed: write to a file with -o", NOTHING_USABLE)
     is_report, is_table = file is not None and file == options.report, options.format not in {"json", "csv"}
@@ -2760,8 +2696,7 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
             form = FILE_FORMATS[file.suffix.lower()]
             partial.write_bytes(content(results, "report" if is_report and form == "html" else form, most, options))
     if shows:
-        if not is_table and options.max_rows:
-            rows = options.max_rows
+        if not is_table and (rows := options.max_rows):
             for cut in (result for result in results if result.table.height > rows):
                 say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
             results = [replace(r, table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
@@ -2861,7 +2796,6 @@ def printable(text: str) -> str:
 
 
 def parse_args(argv: Sequence[str]) -> Options:
-    """The command line as options, checked."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add_flags(parser)
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
@@ -2890,7 +2824,6 @@ def parse_args(argv: Sequence[str]) -> Options:
 
 
 def add_flags(parser: Parser) -> None:
-    """The flags, in the manual's order."""
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders with runs files")
     add = parser.add_argument_group("questions (one or more; without one: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": comma_list}
@@ -2949,7 +2882,6 @@ def comma_list(text: str) -> list[str]:
 
 
 def whole(least: int, text: str) -> int:
-    """A whole number that is not below `least`."""
     if not text.isdecimal() or len(text) > 4000 or int(text) < least:  # int() takes no more digits
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
     return min(int(text), 10**9)  # more rows or points mean all
@@ -2998,13 +2930,14 @@ def analyze(options: Options) -> int:
 def all_results(options: Options) -> Iterator[tuple[list[Result], Path | None]]:
     """The results for stdout or -o, and those for --report, with their file."""
     everything = open_inputs(options.inputs)
+    flags = {"groups": options.group_by and not options.curves, "sql": options.sql is not None}
+    asked = [name for name in QUESTIONS if flags.get(name, getattr(options, name, False))]
     output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
         view = open_file(output).view if output and output.is_file() else ""
     if view:
         raise ScriptError(f"-o {output} is a file of {view}, which would be lost; choose another name", WRONG_USAGE)
-    any_state, runs = select_runs(options, everything)
-    asked = asked_questions(options)
+    any_state, runs = select_runs(options, everything, asked)
     say(*unused_flags(options, asked))
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
@@ -3026,20 +2959,16 @@ def all_results(options: Options) -> Iterator[tuple[list[Result], Path | None]]:
 
 
 def answers(questions: Iterable[str], study: Study) -> list[Result]:
-    results: list[Result] = []
-    for name in questions:
-        if name in OF_METRIC:
-            results += [QUESTIONS[name](study, metric) for metric in study.metrics]
-        else:
-            results += QUESTIONS[name](study)
-    return results
+    return [result for name in questions for result in QUESTIONS[name](study)]
 
 
-QUESTIONS: dict[str, Callable[..., Any]] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
-QUESTIONS |= {"diff": difference, "top": top, "groups": groups, "pivot": pivot, "importance": importance}
+QUESTIONS: dict[str, Callable[[Study], list[Result]]] = {"schema": schema, "sql": sql, "health": health}
+QUESTIONS |= {"varying": varied, "diff": difference, "top": top}
+QUESTIONS |= {"groups": lambda study: [groups(study, metric) for metric in study.metrics]}
+QUESTIONS |= {"pivot": lambda study: [pivot(study, metric) for metric in study.metrics]}
+QUESTIONS |= {"importance": lambda study: [importance(study, metric) for metric in study.metrics]}
 QUESTIONS |= {"curves": lambda study: curves(study, study.options.curves)}
-OF_METRIC = {"groups", "pivot", "importance"}  # answered for each metric
-NEED_METRIC = {"top", *OF_METRIC}
+NEED_METRIC = {"top", "groups", "pivot", "importance"}
 # What each flag is for: it has no effect on anything else.
 OF_CURVES, COMPARED = {"curves"}, {"best-per", *NEED_METRIC}
 FLAGS_FOR = {"x": OF_CURVES, "best_so_far": OF_CURVES, "smooth": OF_CURVES, "points": OF_CURVES, "stat": {"groups"}}
@@ -3049,7 +2978,6 @@ FLAGS_FOR |= {"format": {"tables on stdout"}, "max_rows": {"tables on stdout"}}
 
 
 def unused_flags(options: Options, asked: Sequence[str]) -> Iterator[str]:
-    """A note for each flag that has no effect on these answers."""
     present = {*(asked or ["groups", "top"])} | ({"best-per"} if options.best_per else set())
     if options.report:
         present |= {"groups", "curves", "varying", *NEED_METRIC, "tables on stdout"}
@@ -3062,12 +2990,6 @@ def unused_flags(options: Options, asked: Sequence[str]) -> Iterator[str]:
         if value and value not in ("mean", "summary", "table", "json") and present.isdisjoint(uses):
             flag = {"metrics": "metric", "goal": "ascending or --descending"}.get(name, name.replace("_", "-"))
             yield f"--{flag} has no effect here: it is for {', '.join(sorted(uses))}"
-
-
-def asked_questions(options: Options) -> list[str]:
-    """The questions of the command line, in the order in which they are answered."""
-    asked = {"groups": options.group_by and not options.curves, "sql": options.sql is not None}
-    return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
