@@ -247,8 +247,8 @@ def test_a_spike_in_a_loss_that_is_constant_or_rounded_is_found(tmp_path):
     write_history(tmp_path, [row for n, xs in spiky.items() for row in steps(n, xs)])
     rows = document(file, "--health")["health"]
     assert [(r["run"], r["problem"], r["detail"]) for r in rows] == [
-        ("constant", "spikes", "loss, 1 value"),
-        ("rounded", "spikes", "loss, 1 value"),
+        ("constant", "spikes", "loss, 1 value, the largest 50 at step 120"),
+        ("rounded", "spikes", "loss, 1 value, the largest 50 at step 120"),
     ]
 
 
@@ -455,7 +455,7 @@ def test_health_tells_of_a_summary_beside_a_history(tmp_path):
     file = write_runs(tmp_path, [Run("a", summary={"score": nan, "loss": {"min": nan}, "acc": 1.0}, history_rows=2)])
     write_history(tmp_path, steps("a", [1.0, nan]))
     details = [row["detail"] for row in document(file, "--health")["health"]]
-    assert details == ["loss, 1 value, the first at step 1", "score in the summary"]
+    assert details == ["loss, 1 value (of 2), the first at step 1", "score in the summary"]
 
 
 def test_a_report_shows_curves_to_their_end_and_which_runs_it_is_about(tmp_path):
@@ -640,7 +640,10 @@ def console(folder, run, texts, stream="stderr"):
         ("failed", ["ValueError: first", "KeyboardInterrupt", "Aborted!"], "KeyboardInterrupt"),
         ("failed", ["[rank0]: KeyError: 'x'", "ranks stopped"], "[rank0]: KeyError: 'x'"),
         ("failed", ["an Error occurred", "Error rate: 0.5", "last   word "], "last word"),
+        ("failed", ["Exception: x", "done"], "Exception: x"),
         ("crashed", ["RuntimeError: skipped", "epoch 7"], "epoch 7"),  # it went on after that error
+        ("crashed", ["epoch 7", "warn.py:3: old", "  warnings.warn(", " 62%|██ | 1395/2234"], "warn.py:3: old"),
+        ("crashed", ["  8%|█ | 1/12", " 16%|█ | 2/12"], "16%| | 2/12"),
         ("crashed", ["34/63 - loss: 0.5" + "\b" * 9], "34/63 - loss: 0.5"),  # Keras moves back to its bar's start
     ],
 )

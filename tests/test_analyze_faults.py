@@ -1003,8 +1003,9 @@ def test_health_names_each_kind_of_problem(tmp_path):
     write_history(tmp_path, [row for name, logged in values.items() for row in steps(name, logged)])
     rows = document(file, "--health")["health"]
     details = {(row["run"], row["problem"]): row["detail"] for row in rows}
-    assert "2 values, the first at step 2" in details["nan", "non-finite"]
-    assert details["spiky", "spikes"] == "loss, 2 values"
+    assert details["nan", "non-finite"] == "loss, 2 values (of 4), the first at step 2"
+    assert details["spiky", "spikes"] == f"loss, 2 values, the largest {spiky[120]:.4g} at step 120"
+    assert [*dict.fromkeys(row["run"] for row in rows)] == ["boom", "nan", "spiky", "broken", "short", "empty"]
     assert details["short", "stopped early"].startswith("at step 39; the median of its group or project is 99")
     found = problems(file)
     assert found == {
@@ -1072,7 +1073,7 @@ def test_metrics_may_be_called_like_columns_of_ours(tmp_path):
     metadata = {"wandb_tools.columns": json.dumps(paths)}
     pl.read_parquet(history).with_columns(**values).write_parquet(history, metadata=metadata)
     details = sorted(row["detail"] for row in document(file, "--health")["health"])
-    assert details == sorted(f"{name}, 1 value, the first at step 0" for name in [*names, "x.y", "x.y"])
+    assert details == sorted(f"{name}, 1 value (all of them), the first at step 0" for name in [*names, "x.y", "x.y"])
     for name in ("id", "entity", "_step"):
         assert document(file, "--curves", name)["curves"][0]["metric"] == f"metric_{names.index(name)}"
 
@@ -1121,7 +1122,7 @@ def test_spikes_are_found_at_both_ends_and_in_short_runs(tmp_path):
     file = write_runs(tmp_path, [Run(name, summary={"loss": 1.0}) for name in {row[0] for row in rows}])
     write_history(tmp_path, rows)
     found = {row["run"]: row["detail"] for row in document(file, "--health")["health"] if row["problem"] == "spikes"}
-    assert found == dict.fromkeys(runs, "loss, 1 value")
+    assert found == {name: f"loss, 1 value, the largest 9 at step {at}" for name, (_, at) in runs.items()}
 
 
 def test_a_validation_metric_past_its_best(tmp_path):
@@ -1693,7 +1694,7 @@ def test_histories_are_joined_by_path_not_by_column(tmp_path):
     assert rows == [{"project": "clash", "slash": 3, "flat": 21}, {"project": "plain", "slash": 3, "flat": None}]
     problems = json.loads(ask(tmp_path, "--health", "--json").out)["health"]
     assert {row["detail"] for row in problems if row["problem"] == "non-finite"} == {
-        "train/loss, 2 values, the first at step 1"
+        "train/loss, 2 values (of 3), the first at step 1"
     }
 
 

@@ -61,19 +61,19 @@ SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The v
 console, system and table_<key>; --schema names them. Write columns by their names, or by their W&B names in double
 quotes; times are in UTC. Other files cannot be read, and nothing can be written.
 
-Health shows each problem of each run:
-  non-finite     NaN or infinity in a metric, and its first step
+Health shows each problem of each run, and first the runs with the worst, in this order:
   diverged       a metric that should be low ends above its first value and at more than a thousand times its best
                  (positive) value; kl, kld, divergence, regret and violations grow from about zero, and are not checked
+  non-finite     NaN or infinity in a metric, and its first step
   past its best  a validation metric is best in its first two thirds, and ends worse by more than 10 % of its range;
                  runtime, latency, throughput and fps are not checked
   spikes         loss values far above the medians of the fifty values before and of the fifty after: by more than ten
                  median absolute deviations (or, where most values are equal, more than twice as high). The first and
                  the last value and runs of fewer than 51 values are not checked
+  failed, crashed: the state of the run; with the error, or else the last line, of its console if that was exported
   stopped early  the last step is below half the median of the W&B group (of three runs or more), else of the project,
                  with the runs that the filters leave out
   no metric      no number is in the summary or in the history
-  crashed, failed: the state of the run; with the error, or else the last line, of its console if that was exported
 
 Importance is association, not cause: effect is eta squared of the Kruskal-Wallis test over the values of a setting (or
 over ranges, for numbers with many values); sign is + if the metric grows with the setting; p is by the F-test of ranks.
@@ -160,6 +160,8 @@ FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", 
 DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_CURVE_ROWS = 13, 200, 8, 200_000
+# Of --health: the worst first, but runs without a metric last, whatever else they have.
+PROBLEMS = ["diverged", "non-finite", "past its best", "spikes", "failed", "crashed", "stopped early", "no metric"]
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
 FROM_ZERO = {"kl", "kld", "divergence", "regret", "violation", "violations"}  # words of metrics that may grow so
 SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
@@ -1432,10 +1434,13 @@ def machine_use(study: Study) -> list[Result]:
     hours = {"hours": time.sum() / 3600, "gpu_hours": time.sum() / 3600 * pl.col("gpu_count").first()}
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
-    view = [*zip(("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %"), table, strict=True)]
+    columns = zip(("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %"), table, strict=True)
+    view = [(head, column) for head, column in columns if head[-1] != "%" or column.count()]
     size = f"{short_number(sum(table['hours']))} hours of run time of {counted(rows.height, 'run')}"
     note = "percentages are means over the runs, weighted by run time"
-    return [Result("machine", f"Machine use: {size} in all states", table, view, [note])]
+    note = note if "%" in view[-1][0] else "export_runs.py --system-metrics exports how busy GPUs and CPUs were"
+    notes = ["GPU hours count all GPUs of a machine", note]
+    return [Result("machine", f"Machine use: {size} in all states", table, view, notes)]
 
 
 def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
@@ -1975,7 +1980,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
 
 
 def health(study: Study) -> list[Result]:
-    """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
+    """A row for each problem of each run, of the kinds that the manual defines; the runs with the worst first."""
     runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
     found, logged, non_finite = list[Problem](), set[int](), dict[str, list[int]]()
@@ -2000,7 +2005,10 @@ def health(study: Study) -> list[Result]:
     in_histories = keys.with_columns(pl.col(RUN_NUMBER).is_in(own).alias(what) for what, own in numbers.items())
     found += problems_of_runs(study, in_histories, non_finite)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
-    problems = problems.sort(pl.len().over(RUN_NUMBER), RUN_NUMBER, descending=[True, False], maintain_order=True)
+    rank, number = pl.col("problem").replace_strict(PROBLEMS, range(len(PROBLEMS))), pl.len().cast(pl.Int64)
+    worst = pl.when(rank.max() == len(PROBLEMS) - 1).then(rank.max()).otherwise(rank.min())
+    order = [worst.over(RUN_NUMBER), -number.over(RUN_NUMBER), pl.col(RUN_NUMBER), rank]
+    problems = problems.sort(order, maintain_order=True)
     table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
     table = table.select("entity", "project", pl.col("id").alias("run"), "name", "problem", "detail")
     where = "" if histories else " (no history files, so only summaries and states were checked)"
@@ -2023,9 +2031,11 @@ def health(study: Study) -> list[Result]:
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[Problem]:
     """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, by step."""
     is_finite, value, step = pl.col(VALUE).is_finite(), pl.col(VALUE), pl.col("_step")
-    bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(step.first(), pl.len())
-    for number, first, count in bad.iter_rows():
-        yield number, "non-finite", f"{label}, {counted(count, 'value')}, the first at step {first}"
+    facts = {"first": step.filter(~is_finite).first(), "bad": (~is_finite).sum(), "all": pl.len()}
+    counts = values.group_by(RUN_NUMBER, maintain_order=True).agg(**facts)
+    for number, first, count, total in counts.filter(pl.col("bad") > 0).iter_rows():
+        share = "all of them" if count == total else f"of {total:,}"
+        yield number, "non-finite", f"{label}, {counted(count, 'value')} ({share}), the first at step {first}"
     finite_values = values.filter(is_finite)
     if "loss" in words(label):
         # Above both sides, as the steep start of a curve is far above its rest. Near the ends the windows are shorter.
@@ -2035,8 +2045,10 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
         usual = (value - typical).abs().rolling_median(around, min_samples=SPIKE_WINDOW, center=True)
         usual = pl.when(usual == 0).then(typical.abs() / 10).otherwise(usual)  # most values are equal
         spikes = ((usual > 0) & (value - typical > 10 * usual)).over(RUN_NUMBER)
-        counts = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).len()
-        yield from ((number, "spikes", f"{label}, {counted(count, 'value')}") for number, count in counts.iter_rows())
+        largest = value.max(), step.get(value.arg_max())
+        found = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).agg(pl.len(), *largest)
+        for number, count, top_, at in found.iter_rows():
+            yield number, "spikes", f"{label}, {counted(count, 'value')}, the largest {short_number(top_)} at step {at}"
     if goal is None:
         return
     where = value.arg_min() if goal == "minimize" else value.arg_max()
@@ -2056,10 +2068,12 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     """The last error of a failed run's console, else the last line with a word, of stderr if possible: KEY, `line`."""
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(*KEY, is_failed=in_states(["failed"]))
     # More lines may follow an error, such as a progress bar that closes. A run that crashed was not ended by one.
-    is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]+(Error|Exception|Interrupt)(:|$)")
+    is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]*(Error|Exception|Interrupt)(:|$)")
+    is_bar_or_code = pl.col("text").str.contains(r"\d%\||^\s|\($")
     is_sdk = pl.col("text").str.contains("^wandb: (WARNING|[A-Z][a-z])")  # not its errors
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
-    order += pl.when(is_error & pl.col("is_failed")).then(2**61).otherwise(0)
+    order += pl.when(is_bar_or_code).then(0).otherwise(2**61)
+    order += pl.when(is_error & pl.col("is_failed")).then(2**62).otherwise(0)
     consoles = [p.frame.with_columns(columns_or_null(p, {"stream": pl.String})) for p in rows_beside(runs, "console")]
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
