@@ -1546,6 +1546,15 @@ def test_the_report_tells_of_machine_use_and_problems(tmp_path):
     assert "Problems in 1 of 4 runs" in page
 
 
+def test_a_report_without_system_metrics_says_how_to_get_them(tmp_path):
+    """And has no columns that are empty."""
+    answered(with_machines(tmp_path), "--report", tmp_path / "r.md")
+    section = (tmp_path / "r.md").read_text("utf-8").partition("Machine use")[2].partition("##")[0]
+    assert "| gpu" in section
+    assert "%" not in section
+    assert "export_runs.py --system-metrics exports how busy GPUs and CPUs were" in section
+
+
 def test_a_report_of_runs_without_machines_has_no_such_section(tmp_path):
     file = write_runs(tmp_path, [Run("a", summary={"test/mse": 1.0})])  # as earlier versions exported them
     answered(file, "--report", tmp_path / "r.md")
