@@ -255,6 +255,14 @@ def write_metrics(folder: Path, columns: dict, project: str = "demo", **metrics:
     return file
 
 
+def test_a_report_draws_the_metric_whose_name_has_brackets(tmp_path):
+    file = write_runs(tmp_path, [Run(f"r{n}", summary={"acc (top5)": 0.5, "acc": 0.5}) for n in range(3)])
+    numbers = {"run_id": ["r0", "r1"], "_step": [0, 0], "acc (top5)": [0.5, 0.6], "acc": [0.1, 0.2]}
+    write_metrics(tmp_path, numbers)
+    answered(file, "-m", "acc (top5)", "--report", tmp_path / "x.md")
+    assert "acc (top5) over step" in (tmp_path / "x.md").read_text("utf-8").replace("\\", "")
+
+
 def test_json_holds_the_curves_of_all_runs_and_says_whose(tmp_path):
     file = write_runs(tmp_path, [Run(f"r{n:02}") for n in range(12)])
     history = write_history(tmp_path, [row for n in range(12) for row in steps(f"r{n:02}", [1.0, float(n)])])

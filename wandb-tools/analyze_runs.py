@@ -1499,7 +1499,7 @@ def introduction(study: Study) -> list[Result]:
         results += [pivot(study, metric)] if options.pivot or len(study.apart) == 2 else []
         # Curves of this metric's validation, which may be the metric, else of its training, else of itself.
         there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
-        label = re.sub(r" \(.*", "", metric.label)
+        label = metric.label.removesuffix(f" ({VALUES[options.value]})")
         covered = coverage(metric_columns(study.runs), study.runs)
         runs_with = {study.runs.label(column): count for column, count in covered.items()}
         there = [name for name in there if 2 * runs_with.get(name, math.inf) >= runs_with.get(label, 0)]
