@@ -1049,6 +1049,14 @@ def test_what_grows_from_about_zero_has_not_diverged(tmp_path, name, values, div
     assert ("1 diverged" in answered(file, "--curves", name, "-g", "k").out) == diverged
 
 
+def test_health_of_several_projects_names_them(tmp_path):
+    for project in ("one", "two"):
+        write_runs(tmp_path, [Run("a", state="failed", history_rows=9)], project=project)
+    lines = answered(tmp_path, "--health").out.splitlines()
+    assert [line.split()[:3] for line in lines[-2:]] == [["a", "one", "failed"], ["a", "two", "failed"]]
+    assert "project" not in answered(tmp_path, "--health", "--where", "project = 'one'").out
+
+
 def test_filters_change_no_peers(tmp_path):
     """Runs that failed alone would be each other's peers, and stop as early as these."""
     runs = [Run(f"ok{n}", summary={"loss": 1}, history_rows=100) for n in range(4)]

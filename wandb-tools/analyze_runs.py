@@ -2025,6 +2025,8 @@ def health(study: Study) -> list[Result]:
         why += ": export_runs.py --console exports it"
     title = f"Problems in {problems[RUN_NUMBER].n_unique():,} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
+    if keys["project"].n_unique() > 1:
+        view.insert(1, ("project", keys["project"].gather(folded[RUN_NUMBER])))
     return [Result("health", title, table, view, [why] if silent else [])]
 
 
