@@ -1051,9 +1051,9 @@ def test_what_grows_from_about_zero_has_not_diverged(tmp_path, name, values, div
 
 def test_health_of_several_projects_names_them(tmp_path):
     for project in ("one", "two"):
-        write_runs(tmp_path, [Run("a", state="failed", history_rows=9)], project=project)
-    rows = [line.split()[:3] for line in answered(tmp_path, "--health").out.splitlines()]
-    assert [row for row in rows if "failed" in row[2:]] == [["a", "one", "failed"], ["a", "two", "failed"]]
+        write_runs(tmp_path, [Run(f"in {project}", state="failed", history_rows=9)], project=project)
+    lines = [line.split()[:4] for line in answered(tmp_path, "--health").out.splitlines()]
+    assert [line[1:] for line in lines if line[:1] == ["in"]] == [["one", "one", "failed"], ["two", "two", "failed"]]
     assert "project" not in answered(tmp_path, "--health", "--where", "project = 'one'").out
 
 
