@@ -643,6 +643,7 @@ def console(folder, run, texts, stream="stderr"):
         ("failed", ["Exception: x", "done"], "Exception: x"),
         ("crashed", ["RuntimeError: skipped", "epoch 7"], "epoch 7"),  # it went on after that error
         ("crashed", ["epoch 7", "warn.py:3: old", "  warnings.warn(", " 62%|██ | 1395/2234"], "warn.py:3: old"),
+        ("crashed", ["x.py", "Traceback (most recent call last):", "    raise Exception(1)"], "raise Exception(1)"),
         ("crashed", ["  8%|█ | 1/12", " 16%|█ | 2/12"], "16%| | 2/12"),
         ("crashed", ["34/63 - loss: 0.5" + "\b" * 9], "34/63 - loss: 0.5"),  # Keras moves back to its bar's start
     ],

@@ -1089,7 +1089,7 @@ def test_metrics_may_be_called_like_columns_of_ours(tmp_path):
     metadata = {"wandb_tools.columns": json.dumps(paths)}
     pl.read_parquet(history).with_columns(**values).write_parquet(history, metadata=metadata)
     details = sorted(row["detail"] for row in document(file, "--health")["health"])
-    assert details == sorted(f"{name}, 1 value (all of them), the first at step 0" for name in [*names, "x.y", "x.y"])
+    assert details == sorted(f"{name}, 1 value (the only one), the first at step 0" for name in [*names, "x.y", "x.y"])
     for name in ("id", "entity", "_step"):
         assert document(file, "--curves", name)["curves"][0]["metric"] == f"metric_{names.index(name)}"
 

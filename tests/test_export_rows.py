@@ -657,8 +657,8 @@ def test_a_long_table_is_completed_from_its_artifact(server, export, out, scheme
             11_000,
             "wandb-client-artifact://client/x y/cells.table.json",
             [*"abcde"],
-            0,
-            "its artifact has other columns",
+            10_000,
+            "the Table's artifact alone",
         ),
     ],
 )
@@ -671,6 +671,14 @@ def test_a_table_that_cannot_be_read_whole_is_named(server, export, out, rows, a
         assert error in done.err
         assert not got or f"only {got:,} of 12,000 rows were downloaded: " in done.err
         assert table_of(out, "table_cells").height == got + 1
+
+
+@pytest.mark.parametrize("content", ['{"columns": ["n"], "data": [}', "{}", '{"columns": ["n"], "data": [[1]]}'])
+def test_an_artifact_that_is_no_such_table_costs_no_rows(server, export, out, content):
+    add_long_table(server, 0, "wandb-client-artifact://odd/x")
+    server.add_artifact("team", "demo", "odd", {"x": content})
+    assert (export("--tables").code, failed(out)) == (3, [("a", "table_cells")])
+    assert table_of(out, "table_cells").height == 10_000
 
 
 def test_an_artifact_is_downloaded_again_where_that_fails(server, export, out):

@@ -61,7 +61,7 @@ SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The v
 console, system and table_<key>; --schema names them. Write columns by their names, or by their W&B names in double
 quotes; times are in UTC. Other files cannot be read, and nothing can be written.
 
-Health shows each problem of each run, and first the runs with the worst, in this order:
+Health shows each problem of each run; first the runs with the worst, in this order, and last those without a metric:
   diverged       a metric that should be low ends above its first value and at more than a thousand times its best
                  (positive) value; kl, kld, divergence, regret and violations grow from about zero, and are not checked
   non-finite     NaN or infinity in a metric, and its first step
@@ -70,7 +70,8 @@ Health shows each problem of each run, and first the runs with the worst, in thi
   spikes         loss values far above the medians of the fifty values before and of the fifty after: by more than ten
                  median absolute deviations (or, where most values are equal, more than twice as high). The first and
                  the last value and runs of fewer than 51 values are not checked
-  failed, crashed: the state of the run; with the error, or else the last line, of its console if that was exported
+  failed, crashed: the state of the run; with the error in its console, or else its last line but for progress bars, if
+                 the console was exported
   stopped early  the last step is below half the median of the W&B group (of three runs or more), else of the project,
                  with the runs that the filters leave out
   no metric      no number is in the summary or in the history
@@ -1580,7 +1581,7 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 @contextmanager
 def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:
     """A DuckDB connection with the views that a query names, which can read nothing else; W&B's names of columns."""
-    global duckdb  # also of those who open a database
+    global duckdb  # also for sql(), keys_where() and sql_error()
     import duckdb
 
     views = {"runs": [*runs.parts]}
@@ -1701,7 +1702,10 @@ def sql_text(text: str | None) -> str:
 
 
 def files_beside(runs: Runs) -> list[Runs]:
-    """The files of further views beside the inputs or the exports of an aggregate, of projects that have runs here."""
+    """The files of further views beside the inputs or the exports of an aggregate, of projects that have runs here.
+
+    Sampled histories are left out; damaged files are named.
+    """
     source = columns_or_null(runs, {"source_file": pl.String})
     rows = collected(runs.frame.select("entity", "project", *source).unique())
     sources = {os.path.dirname(source) for source in rows["source_file"].drop_nulls()}  # noqa: PTH120 - see below
@@ -1760,7 +1764,7 @@ def rows_beside(runs: Runs, view: str) -> list[Runs]:
 
 
 def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataFrame]:
-    """For each file of a view the runs (entity, project, run_id) of which another file gives the rows: it has most."""
+    """For each file of a view the runs (entity, project, run_id) whose rows come from another file, which has more."""
     names = ["entity", "project", "run_id"]
     if len(parts) < 2:
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
@@ -1838,7 +1842,10 @@ def metric_called(name: str, history: Runs) -> str | None:
 
 
 def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
-    """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order."""
+    """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order.
+
+    By default the axis is the step metric that define_metric gave the metric, unless most runs logged it without.
+    """
     defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes)
     axis = next(filter(None, defined), "step") if x is None else x
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
@@ -1869,7 +1876,10 @@ def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataF
 
 
 def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study) -> pl.DataFrame:
-    """Each run's value at the points of its curve: RUN_NUMBER, x, VALUE, DIVERGED_AT and the columns of `keys`."""
+    """Each run's value at the points of its curve: RUN_NUMBER, x, VALUE, DIVERGED_AT and the columns of `keys`.
+
+    DIVERGED_AT is an x, null where a run does not diverge. The points are every x that was logged if these are few.
+    """
     options, place = study.options, pl.col("x")
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
     holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
@@ -2036,7 +2046,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     facts = {"first": step.filter(~is_finite).first(), "bad": (~is_finite).sum(), "all": pl.len()}
     counts = values.group_by(RUN_NUMBER, maintain_order=True).agg(**facts)
     for number, first, count, total in counts.filter(pl.col("bad") > 0).iter_rows():
-        share = "all of them" if count == total else f"of {total:,}"
+        share = "the only one" if total == 1 else "all of them" if count == total else f"of {total:,}"
         yield number, "non-finite", f"{label}, {counted(count, 'value')} ({share}), the first at step {first}"
     finite_values = values.filter(is_finite)
     if "loss" in words(label):
@@ -2071,10 +2081,10 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(*KEY, is_failed=in_states(["failed"]))
     # More lines may follow an error, such as a progress bar that closes. A run that crashed was not ended by one.
     is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]*(Error|Exception|Interrupt)(:|$)")
-    is_bar_or_code = pl.col("text").str.contains(r"\d%\||^\s|\($")
+    is_bar_or_head = pl.col("text").str.contains(r"\d%\||\($|^(Traceback|Exception ignored)")
     is_sdk = pl.col("text").str.contains("^wandb: (WARNING|[A-Z][a-z])")  # not its errors
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
-    order += pl.when(is_bar_or_code).then(0).otherwise(2**61)
+    order += pl.when(is_bar_or_head).then(0).otherwise(2**61)
     order += pl.when(is_error & pl.col("is_failed")).then(2**62).otherwise(0)
     consoles = [p.frame.with_columns(columns_or_null(p, {"stream": pl.String})) for p in rows_beside(runs, "console")]
     if not consoles:
@@ -2609,7 +2619,8 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     places = drawn.log10() if is_positive else drawn
     distances: Any = (places - places.median()).abs() if len(drawn) else drawn
     usual = distances.median() or 0.0
-    # Beside others, the rest would be a flat line: they are a million times the median, or a millionth.
+    # Beside others the rest would be a flat line: positive ones a million times the median or a millionth of it,
+    # others a thousand times the usual distance from it.
     near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
     domain: Any = (near.min(), near.max()) if len(near) else (0.0, 0.0)
     low, high = domain

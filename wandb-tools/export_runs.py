@@ -66,6 +66,7 @@ import base64
 import configparser
 import copyreg
 import difflib
+import errno
 import fnmatch
 import gc
 import hashlib
@@ -795,7 +796,7 @@ def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> Non
 def regular(file: Path) -> Path:
     """The path itself. OSError for a pipe or a device, which may never end."""
     if file.exists() and not file.is_file():
-        raise OSError(None, "it is not a regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return file
 
 
@@ -1711,7 +1712,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             project.failed.append(Failure(run.id, unquote(table.name), f"its file {run.file[:200]} {why}"))
             continue
         table.fetched[run.id] = History(frame=rows, mark=run.mark)
-        note_cut(table.fetched[run.id], run, rows.height, SDK_LIMIT if whole else IN_ARTIFACT)
+        note_cut(table.fetched[run.id], run, rows.height, IN_ARTIFACT)
         if why := table.fetched[run.id].problem:
             why = f"only {rows.height:,} of {run.listed:,} rows are there: {why}"
             project.failed.append(Failure(run.id, unquote(table.name), why))
@@ -2451,7 +2452,7 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
         keys = {key for of_run in files.values() for key, file in of_run.items() if file.path}
         for run_id, of_run in files.items():
-            why = "it is not one file of the run (but a join, partitions, a list or an artifact)"
+            why = "it is not one file of the run (but unlisted increments, a join, partitions, a list or an artifact)"
             project.failed += [Failure(run_id, f"table_{key}", why) for key, file in of_run.items() if not file.path]
         for key in sorted(keys - names.keys()):
             names[key] = logged_table_name(project, key, names.values(), options.output)
@@ -2523,15 +2524,17 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
     missing = []
     for run in changed_runs(project, table):
         is_empty = (table.name, run.listed, run.last_step) == ("history", 0, None)
-        is_empty |= table.key is not None and not run.file
-        if known := History() if is_empty else stored.get(run.key(table)):
+        if is_empty or (table.key is not None and not run.file):
+            table.fetched[run.id] = History(mark=run.mark)
+        elif known := stored.get(run.key(table)):
             table.fetched[run.id] = replace(known, mark=run.mark)
         else:
             missing.append(run)
     server.meter.add(histories_wanted=len(missing))
     at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
-    most = CONSOLE_PAGE // (server.options.console_lines or 1) if table.name == "console" else RUNS_A_QUESTION
-    size = max(1, min(RUNS_A_QUESTION, most, math.ceil(len(missing) / at_once)))
+    size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
+    if table.name == "console" and server.options.console_lines:
+        size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
     batches: list[list[Wanted]] = []  # of neighbouring runs: part files hold ranges of run ids, as the table's file
     for run in missing:
         if not batches or len(batches[-1]) == size or sum(each.listed or 0 for each in batches[-1]) >= BATCH_ROWS:
@@ -2672,7 +2675,10 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
 
 
 def download(source: RowSource, url: str, files: list[Path], *, last: bytes, limit: int) -> Path:
-    """A new one of the files, with what a signed URL leads to: at most `limit` bytes; complete, it ends with `last`."""
+    """A new one of the files, with what a signed URL leads to: at most `limit` bytes; complete, it ends with `last`.
+
+    RequestError, without the URL, if not.
+    """
     storage, end = source.server.storage, b""
     files.append(source.work / uuid.uuid4().hex)
     try:
@@ -2793,20 +2799,19 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
         return source.server.storage.retry(attempt)
 
     file = download(source, urls[0], files, last=b"}", limit=TABLE_BYTES)
-    before, whole, why = list[Path](), None, IN_ARTIFACT
     try:
-        before += map(in_artifact, run.increments)
-        if run.address and (run.listed or 0) > FILE_ROWS:
-            whole, why = in_artifact(run.address), SDK_LIMIT
+        before = [in_artifact(address) for address in run.increments]
     except RequestError as error:
-        if len(before) < len(run.increments):
-            raise RequestError(f"its increments cannot be read: {error}", retries=0) from error
-        why = f"{IN_ARTIFACT}, which cannot be read: {error}"
+        raise RequestError(f"its increments cannot be read: {error}", retries=0) from error
+    whole, why = None, IN_ARTIFACT
+    if run.address and (run.listed or 0) > FILE_ROWS:
+        try:
+            whole = in_artifact(run.address).read_bytes()
+        except RequestError as error:
+            why = f"{IN_ARTIFACT}, which cannot be read: {error}"
     try:
         with source.server.conversions:
-            rows = table_rows(
-                file.read_bytes(), [one.read_bytes() for one in before], whole.read_bytes() if whole else None
-            )
+            rows = table_rows(file.read_bytes(), [one.read_bytes() for one in before], whole)
     except ValueError as error:
         raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
     note_cut(history, run, rows.height, why)
@@ -2834,7 +2839,8 @@ def artifact_url(server: Server, address: str) -> str:
 def note_cut(history: History, run: Wanted, rows: int, why: str) -> None:
     """Note why a W&B Table has only these rows, if it had more."""
     if rows < (run.listed or 0) and (rows >= FILE_ROWS or run.increments):
-        history.counted, history.found, history.problem = run.listed or 0, rows, why
+        history.counted, history.found = run.listed or 0, rows
+        history.problem = SDK_LIMIT if rows > FILE_ROWS else why
 
 
 def table_rows(file: bytes, before: Sequence[bytes] = (), whole: bytes | None = None) -> pl.DataFrame:
@@ -2845,12 +2851,11 @@ def table_rows(file: bytes, before: Sequence[bytes] = (), whole: bytes | None = 
     """
     names, rows = parsed_table(file)
     if whole is not None:
-        others, longer = parsed_table(whole)
-        if others != names:
-            raise ValueError("its artifact has other columns")
-        for row, same in zip(longer, rows, strict=False):
-            row[:] = [other if value is None else value for value, other in zip(row, same, strict=True)]
-        rows = max(longer, rows, key=len)
+        with suppress(ValueError):  # an artifact that is no such table costs none of the file's rows
+            others, longer = parsed_table(whole)
+            for row, same in zip(longer if others == names else (), rows, strict=False):
+                row[:] = [other if value is None else value for value, other in zip(row, same, strict=True)]
+            rows = longer if others == names and len(longer) > len(rows) else rows
     for content in reversed(before):
         others, earlier = parsed_table(content)
         if others != names:
@@ -3085,14 +3090,17 @@ def tables_in(summary: Mapping[str, object]) -> dict[str, TableFile]:
 
 
 def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
-    """A column of the narrowest dtype that holds every value: Boolean, Int64, Float64 or String; None is null."""
+    """A column of the narrowest dtype that holds every value: Boolean, Int64, Float64 or String; None is null.
+
+    The texts of NON_FINITE beside numbers are numbers; other mixtures are text, numbers and Booleans as JSON.
+    """
     kinds = set(map(type, values)) - {type(None)}
     for these, dtype in (({str}, pl.String), ({bool}, pl.Boolean), ({int}, pl.Int64), ({int, float}, pl.Float64)):
         if kinds <= these:
             with suppress(TypeError, OverflowError, UnicodeEncodeError):  # of whole numbers past 64 bits, or surrogates
                 return pl.Series(name, values, dtype=dtype)
     texts = {value for value in values if isinstance(value, str)}
-    if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():  # these are numbers, too
+    if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():
         # Read from text, a whole number beyond the range of floats is infinite, as in W&B.
         numbers = [value if value is None or isinstance(value, float) else float(str(value)) for value in values]
         return pl.Series(name, numbers, dtype=pl.Float64)
@@ -3719,14 +3727,15 @@ def verify(folder: Path, options: Options, say: Say) -> int:
     partial: list[str] = []
     for export in exports:
         about: dict[str, str | None] = {"entity": None, "project": None}
-        problems: dict[str, str | None] = {export.name: "is damaged, so the files of its project cannot be checked"}
+        problems: dict[str, str | None] = {}
         with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
             document = json.loads(export.read_text("utf-8"))
             about |= {name: document[name] for name in about}
             listed = {Path(facts["name"]).name: facts for facts in document["files"]}
-            problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()} or problems
+            problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()}
             if document.get("failed"):
                 partial.append(export.name)
+        problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
     # Files, and the stems of damaged metadata.
     named = tuple(str(row["file"]).removesuffix("metadata.json") for row in rows)

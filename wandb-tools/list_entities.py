@@ -320,7 +320,7 @@ def with_counts(client: Client, projects: list[Row], failed: list[Row]) -> list[
     """A few projects with their runs counted, by one question; if that fails, by a question each."""
     variables = {f"{key}{n}": project[key] for n, project in enumerate(projects) for key in ("entity", "project")}
     fields = [f"p{n}: project(entityName: $entity{n}, name: $project{n}) {{ ...Counts }}" for n in range(len(projects))]
-    question = f"query Counts(${': String, $'.join(variables)}: String) {{ {' '.join(fields)} }} {COUNTS}"
+    question = f"query Counts({', '.join(f'${name}: String' for name in variables)}) {{ {' '.join(fields)} }} {COUNTS}"
     answer: Row = {}
     try:
         with reading_answer():
