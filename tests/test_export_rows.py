@@ -590,6 +590,23 @@ def test_an_incremental_table_that_cannot_be_read_whole_is_named(server, export,
     assert table_of(out, "table_cells").height == 1
 
 
+def test_an_incremental_table_with_fewer_rows_than_it_says_is_named(server, export, out):
+    add_increments(server, [0, 1], nrows=9)
+    done = export("--tables")
+    assert (done.code, failed(out)) == (3, [("a", "table_cells")])
+    assert "only 5 of 9 rows were downloaded" in done.err
+
+
+def test_one_more_increment_is_read_though_the_last_file_is_the_same(server, export, out):
+    """Its name is made of the step and the content."""
+    add_increments(server, [0, 1], previous_increments_paths=incremental()["previous_increments_paths"][:1], nrows=4)
+    assert export("--tables").code == 0
+    assert table_of(out, "table_cells").height == 4
+    add_increments(server, [])
+    assert export("--tables").code == 0
+    assert table_of(out, "table_cells").height == 5
+
+
 def test_a_plain_table_after_an_incremental_one_stands_alone(server, export, out):
     """Its entry in the summary keeps the list of increments."""
     add_increments(server, [0, 1], _type="table-file", nrows=2)
