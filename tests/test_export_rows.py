@@ -690,7 +690,15 @@ def test_a_table_that_cannot_be_read_whole_is_named(server, export, out, rows, a
         assert table_of(out, "table_cells").height == got + 1
 
 
-@pytest.mark.parametrize("content", ['{"columns": ["n"], "data": [}', "{}", '{"columns": ["n"], "data": [[1]]}'])
+NO_SUCH_TABLES = [
+    '{"columns": ["n"], "data": [}',
+    "{}",
+    '{"columns": ["n"], "data": [[1]]}',
+    '{"x": ' + "[" * 99_999 + "}",
+]
+
+
+@pytest.mark.parametrize("content", NO_SUCH_TABLES, ids=["broken", "empty", "columns", "deep"])
 def test_an_artifact_that_is_no_such_table_costs_no_rows(server, export, out, content):
     add_long_table(server, 0, "wandb-client-artifact://odd/x")
     server.add_artifact("team", "demo", "odd", {"x": content})

@@ -2806,12 +2806,13 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
     whole, why = None, IN_ARTIFACT
     if run.address and (run.listed or 0) > FILE_ROWS:
         try:
-            whole = in_artifact(run.address).read_bytes()
+            whole = in_artifact(run.address)
         except RequestError as error:
             why = f"{IN_ARTIFACT}, which cannot be read: {error}"
     try:
         with source.server.conversions:
-            rows = table_rows(file.read_bytes(), [one.read_bytes() for one in before], whole)
+            in_memory = [one.read_bytes() for one in before], whole.read_bytes() if whole else None
+            rows = table_rows(file.read_bytes(), *in_memory)
     except ValueError as error:
         raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
     note_cut(history, run, rows.height, why)
@@ -2851,7 +2852,7 @@ def table_rows(file: bytes, before: Sequence[bytes] = (), whole: bytes | None = 
     """
     names, rows = parsed_table(file)
     if whole is not None:
-        with suppress(ValueError):  # an artifact that is no such table costs none of the file's rows
+        with suppress(ValueError, RecursionError):  # an artifact that is no such table costs none of the file's rows
             others, longer = parsed_table(whole)
             for row, same in zip(longer if others == names else (), rows, strict=False):
                 row[:] = [other if value is None else value for value, other in zip(row, same, strict=True)]
