@@ -104,7 +104,6 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -270,8 +269,7 @@ class DamagedRowsError(ScriptError):
     """Rows of some file cannot be read, although its footer can."""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The command line, checked."""
 
     inputs: Sequence[Path]
@@ -307,18 +305,17 @@ class Options:
     debug: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Runs:
+class Runs(NamedTuple):
     """A lazy frame with one row per run, and what its files say about the columns; also a history, a row per step."""
 
     frame: pl.LazyFrame
     dtypes: Mapping[str, pl.DataType]
-    paths: Mapping[str, KeyPath] = field(default_factory=dict)
-    goals: Mapping[str, Goal] = field(default_factory=dict)
-    axes: Mapping[str, str] = field(default_factory=dict)  # metrics to the step metrics that define_metric gave them
+    paths: Mapping[str, KeyPath] = {}
+    goals: Mapping[str, Goal] = {}
+    axes: Mapping[str, str] = {}  # metrics to the step metrics that define_metric gave them
     empty: frozenset[str] = frozenset()  # derived columns without any value
     file: Path = Path()  # of a part
-    source: Mapping[str, Any] = field(default_factory=dict)  # of a file: entity, project and export_id of its export
+    source: Mapping[str, Any] = {}  # of a file: entity, project and export_id of its export
     parts: tuple[Runs, ...] = ()  # the inputs of runs
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
     view: str = "runs"  # of --sql that the file belongs to: see NEEDED
@@ -367,8 +364,7 @@ class Study(NamedTuple):
     apart: Sequence[str] = ()  # those of them that tell the groups apart, for people: others follow from these
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """The answer to a question."""
 
     key: str  # in JSON
@@ -433,13 +429,13 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
     if not places:
         newest = max(runs, key=lambda part: part.file.stat().st_mtime)
-        exports = [part for part in runs if part.file != UNIFIED_FILE]
-        which = f", the newest of {len(exports):,} exports" if newest in exports and len(exports) > 1 else ""
+        exports = [part for part in runs if part.file != UNIFIED_FILE != newest.file]  # none, if the unified is newer
+        which = f", the newest of {len(exports):,} exports" if len(exports) > 1 else ""
         say(f"reading {newest.file}{which}")
-        if newest in exports and len(exports) < len(runs):
+        if 0 < len(exports) < len(runs):
             say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
         runs, others = [newest], []
-    return replace(join_inputs(runs), others=tuple(other.file for other in others))
+    return join_inputs(runs)._replace(others=tuple(other.file for other in others))
 
 
 def open_file(file: Path) -> Runs:
@@ -549,7 +545,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
     agreed = {column: goal for column, goal in goals if times[column] == 1}  # where files disagree, none counts
     runs = Runs(frame, frame.collect_schema(), paths, agreed, parts=tuple(parts))
     counts = coverage(runs.of_kind("derived"), runs)
-    return replace(runs, empty=frozenset(column for column, count in counts.items() if not count))
+    return runs._replace(empty=frozenset(column for column, count in counts.items() if not count))
 
 
 def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "streaming") -> pl.DataFrame:
@@ -808,14 +804,14 @@ def select_runs(options: Options, everything: Runs, asked: Collection[str]) -> t
         frame = kept(f"--where {options.where}", frame)
     if options.states and "all" not in options.states:
         frame = kept(f"--state {','.join(options.states)}", frame.filter(in_states(options.states)))
-    any_state = replace(everything, frame=frame)
+    any_state = everything._replace(frame=frame)
     if not options.states and (options.report or not asked or {*asked} - {"schema", "sql", "health", "diff"}):
         finished = collected(frame.select(in_states(["finished"]).sum())).item()
         if not finished:
             say("no run is finished: runs in all states are used")
         elif finished < number:
             frame = kept("--state finished (the default)", frame.filter(in_states(["finished"])))
-    return any_state, replace(everything, frame=frame)
+    return any_state, everything._replace(frame=frame)
 
 
 def count_runs(runs: Runs, asked: Collection[str]) -> int:
@@ -1064,7 +1060,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
 
 def say_rival(name: str, runs: Runs) -> None:
     """Print a note if `name` is a column and also another's W&B name, or if two columns have this W&B name."""
-    known, rival = known_column(name, runs), known_column(name, replace(runs, empty=frozenset([name])))
+    known, rival = known_column(name, runs), known_column(name, runs._replace(empty=frozenset([name])))
     if known == name and rival and rival != name:
         what = "metric" if kind(rival) == "metric" else "setting"
         say(f"{name} means the column with this name; write {rival} for the {what}")
@@ -1149,7 +1145,7 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
     text = place.replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names))
     frame = runs.frame.with_columns(pl.when(pl.col(column).is_finite()).then(text).alias(name))
     paths = {**runs.paths, name: (label,)}
-    return replace(runs, frame=frame, dtypes={**runs.dtypes, name: pl.Enum(names)}, paths=paths), name
+    return runs._replace(frame=frame, dtypes={**runs.dtypes, name: pl.Enum(names)}, paths=paths), name
 
 
 def best_settings(study: Study) -> Runs:
@@ -1175,7 +1171,7 @@ def best_settings(study: Study) -> Runs:
         say(f"{singles:,} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
     advice = "judge by the others" if study.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
     say(f"settings were chosen by {metric.label}, so its values look better than they are; {advice}")
-    return replace(runs, frame=runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True))
+    return runs._replace(frame=runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True))
 
 
 def varied(study: Study) -> list[Result]:
@@ -1282,7 +1278,7 @@ def comparable(value: object) -> object:
 def importance(study: Study, metric: Metric) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank, the closest first: see the manual."""
     runs, value, rows = study.runs, pl.col(metric.column), []
-    usable = replace(runs, frame=runs.frame.filter(value.is_finite()))
+    usable = runs._replace(frame=runs.frame.filter(value.is_finite()))
     table, varying, unused = varying_settings(usable, value.alias(VALUE))
     number = counted(table.height, "run")
     total, n = collected(runs.frame.select(pl.len(), value.count())).row(0)
@@ -1488,7 +1484,7 @@ def introduction(study: Study) -> list[Result]:
     options = study.options
     if not study.by:
         is_measured = pl.col(study.metrics[0].column).is_finite() if study.metrics else pl.lit(value=True)
-        by = suggested_grouping(replace(study.runs, frame=study.runs.frame.filter(is_measured)))
+        by = suggested_grouping(study.runs._replace(frame=study.runs.frame.filter(is_measured)))
         study = study._replace(by=by, apart=by)
     metrics = study.metrics if options.report else study.metrics[:1]
     results = [overview(study), *(top(study) if metrics else [])]
@@ -1759,7 +1755,7 @@ def rows_beside(runs: Runs, view: str) -> list[Runs]:
         frame = part.frame
         if others.height:
             frame = frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
-        found.append(replace(part, frame=frame, paths={**runs.paths, **part.paths}))
+        found.append(part._replace(frame=frame, paths={**runs.paths, **part.paths}))
     return found
 
 
@@ -1838,7 +1834,7 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
 def metric_called(name: str, history: Runs) -> str | None:
     """The metric of a history that is called `name`, even if another column of it is called so, too."""
     metrics = {column: history.dtypes[column] for column in metric_columns(history)}
-    return known_column(name, replace(history, dtypes=metrics), ["metric_"])
+    return known_column(name, history._replace(dtypes=metrics), ["metric_"])
 
 
 def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
@@ -2726,7 +2722,7 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
         if not is_table and (rows := options.max_rows):
             for cut in (result for result in results if result.table.height > rows):
                 say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
-            results = [replace(r, table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
+            results = [r._replace(table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
         written = [str(path) for path in (options.output, options.report) if path]
         show(content(results, options.format, options.max_rows, options, written).decode().removesuffix("\n"))
     if file and options.format != "json":
