@@ -729,11 +729,11 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     if not runs.dtypes[shown].is_numeric():
         raise ScriptError(f"{label} is {runs.dtypes[shown]}, not a number; use it with --group-by", WRONG_USAGE)
     stored_goal = runs.goals.get(column or f"metric_{plain_name}")  # some metrics are only in the histories
+    goal = options.goal or stored_goal or goal_by_name(label)
+    if goal is None:
+        raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
     why = "as given" if options.goal else "set by define_metric or the sweep" if stored_goal else "guessed by name"
-    if goal := options.goal or stored_goal or goal_by_name(label):
-        direction = f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})"
-        return Metric(shown, label + what, goal, direction)
-    raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
+    return Metric(shown, label + what, goal, f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})")
 
 
 def metric_columns(runs: Runs, prefix: str = "metric_") -> list[str]:
@@ -2244,10 +2244,10 @@ def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
 def table_text(results: Sequence[Result], most: int | None, *, width: int, colours: bool) -> str:
     """Tables for a terminal, each with its title and notes, no wider than `width`."""
     bold, dim = ("\x1b[1m{}\x1b[0m", "\x1b[2m{}\x1b[0m") if colours else ("{}", "{}")
+    link = "\x1b]8;;{}\x1b\\{}\x1b]8;;\x1b\\" if colours else "{1}"
     lines: list[str] = []
     for result in results:
         columns, notes = fitted(result, most, printable, width)
-        links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
             best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
             best = [0] if result.key in {"top", "groups"} else best
@@ -2256,7 +2256,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
         lines += [""] if lines else []
         lines += map(bold.format, textwrap.wrap(printable(result.title), width, break_on_hyphens=False))
         if columns and columns[0].cells:
-            table = made_table(columns, "simple", links)
+            table = made_table(result, columns, "simple", link)
             rule = next(n for n, line in enumerate(table) if not line.strip(" -"))
             lines += [*map(bold.format, table[:rule]), "─" * len(table[rule]), *table[rule + 1 :]]
         for note in notes:
@@ -2270,12 +2270,13 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     for result in results:
         if form == "markdown":
             columns, notes = fitted(result, most, markdown, 14 * (NARROW + 2))  # a page scrolls, but not for ever
-            table = made_table(columns, "pipe")
+            table = made_table(result, columns, "pipe")
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         else:
             columns, notes = fitted(result, most, latex)
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
-            table = [next(rules) if line == r"\hline" else line for line in made_table(columns, "latex_raw")]
+            plain = made_table(result, columns, "latex_raw")
+            table = [next(rules) if line == r"\hline" else line for line in plain]
             lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in notes), ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -2296,7 +2297,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
             place = f"<div class='chart' id='chart{len(charts)}'></div>"
             lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
-        table = made_table(columns, "unsafehtml", links_of(result, "<a href='{url}'>{name}</a>"))
+        table = made_table(result, columns, "unsafehtml", "<a href='{}'>{}</a>")
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
     if form == "html" and charts:
@@ -2371,28 +2372,22 @@ def fitted(  # noqa: C901 - a pipeline
     return columns, notes
 
 
-def made_table(columns: Sequence[TableColumn], form: Any, links: Sequence[str] = ()) -> list[str]:
-    """The lines of a table by tabulate, the first column's cells put into `links`."""
+def made_table(result: Result, columns: Sequence[TableColumn], form: Any, link: str = "{1}") -> list[str]:
+    """The lines of a result's table by tabulate; `link` makes links to W&B of a URL and the first cell of its row."""
     import tabulate
 
-    if not columns:
-        return []
     tabulate.MIN_PADDING = 0  # heads take no more room than they need
     cells = [column.cells for column in columns]
-    cells[0] = [link.replace("{name}", name) for link, name in zip(links, cells[0], strict=False)] or cells[0]
+    if result.key == "top" and "url" in result.table.columns:
+        is_safe = re.compile(r"https?://[\w./?=%:+@~#-]+").fullmatch  # a URL is data, too
+        linked = zip(result.table["url"], cells[0], strict=False)
+        cells[0] = [link.format(url, name) if is_safe(url or "") else name for url, name in linked]
     rows = [*zip(*cells, strict=True)]
-    align = ["right" if column.is_number else "left" for column in columns] if rows else None
+    align = ["right" if column.is_number else "left" for column in columns]
     heads = [column.label for column in columns]
     rooms = [column.room if column.label in BROKEN else None for column in columns]
     broken: dict[str, Any] = {"maxheadercolwidths": [column.room for column in columns], "maxcolwidths": rooms}
     return str(tabulate.tabulate(rows, heads, form, colalign=align, disable_numparse=True, **broken)).splitlines()
-
-
-def links_of(result: Result, form: str) -> list[str]:
-    """For each row a link to W&B's page of its run, if it can be followed without harm: a URL is data, too."""
-    urls = result.table["url"] if result.key == "top" and "url" in result.table.columns else ()
-    safe = re.compile(r"https?://[\w./?=%:+@~#-]+")
-    return [form.replace("{url}", url) if safe.fullmatch(url or "") else "{name}" for url in urls]
 
 
 def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> list[str]:
@@ -2974,15 +2969,12 @@ def all_results(options: Options) -> Iterator[tuple[list[Result], Path | None]]:
     runs, by, apart = grouping(options.group_by, runs)
     study = study._replace(runs=runs, by=by, apart=apart)
     if options.output or not options.report:
-        yield answers(asked, study) or introduction(study), options.output
+        answers = [result for name in asked for result in QUESTIONS[name](study)]
+        yield answers or introduction(study), options.output
     if options.report:
         results = introduction(study)
         missing = [name for name in asked if name not in {result.key for result in results}]
-        yield [*results, *answers(missing, study)], options.report
-
-
-def answers(questions: Iterable[str], study: Study) -> list[Result]:
-    return [result for name in questions for result in QUESTIONS[name](study)]
+        yield results + [result for name in missing for result in QUESTIONS[name](study)], options.report
 
 
 QUESTIONS: dict[str, Callable[[Study], list[Result]]] = {"schema": schema, "sql": sql, "health": health}
