@@ -579,7 +579,7 @@ def test_statistics_equal_plain_python(rows: list[tuple[str | None, float | None
         schema_overrides={"g": pl.String, "m": pl.Float64},
     )
     runs = analyze_runs.Runs(frame.lazy(), frame.schema)
-    metric = analyze_runs.Metric("m", "m", goal, "as given")
+    metric = analyze_runs.Metric("m", "m", "m", goal, "as given")
     study = analyze_runs.Study(analyze_runs.parse_args([]), runs, runs, runs, [metric], ["g"], ["g"])
     table = analyze_runs.groups(study, metric).table
     assert table["runs"].sum() == len(rows)

@@ -339,7 +339,8 @@ class Metric(NamedTuple):
     """A column of numbers and which of them are better."""
 
     column: str
-    label: str
+    name: str  # in W&B
+    label: str  # with what --value takes of its history
     goal: Goal
     direction: str  # the goal in words, and who says so
 
@@ -618,12 +619,12 @@ def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
     return {column: name if uses[name] == 1 else column for column, name in names.items()}
 
 
-def run_labels(runs: pl.DataFrame) -> list[str]:
-    """A label for each run: its name, with the id where names repeat, or with the path where ids repeat too."""
+def run_labels(runs: pl.DataFrame) -> pl.Series:
+    """A `name` for each run: its name, with the id where names repeat, or with the path where ids repeat too."""
     path = pl.when(pl.col("id").is_unique()).then("id").otherwise(pl.concat_str(KEY, separator="/"))
     with_id = pl.when(pl.col("name") == pl.col("id")).then(path).otherwise(pl.format("{} ({})", "name", path))
     label = pl.when(pl.col("name").is_unique()).then("name").otherwise(with_id)
-    return runs.with_columns(pl.col(KEY).fill_null("null")).select(pl.coalesce(label, path)).to_series().to_list()
+    return runs.with_columns(pl.col(KEY).fill_null("null")).select(pl.coalesce(label, path).alias("name")).to_series()
 
 
 def say(*messages: str, even_if_quiet: bool = False) -> None:
@@ -733,7 +734,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     if goal is None:
         raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
     why = "as given" if options.goal else "set by define_metric or the sweep" if stored_goal else "guessed by name"
-    return Metric(shown, label + what, goal, f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})")
+    return Metric(shown, label, label + what, goal, f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})")
 
 
 def metric_columns(runs: Runs, prefix: str = "metric_") -> list[str]:
@@ -835,18 +836,17 @@ def in_states(states: Sequence[str]) -> pl.Expr:
 def say_about_metric(metric: Metric, study: Study) -> None:
     """Print what the user should know about a metric: runs in other states that have it, what its values rest on."""
     column, runs, value = pl.col(metric.column), study.runs, study.options.value
-    label = metric.label.removesuffix(f" ({VALUES[value]})")
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         if held:
             has = "has" if held == 1 else "have"
-            say(f"{held:,} of {counted(dropped, 'run')} in other states {has} {label}; --state all includes them")
+            say(f"{held:,} of {counted(dropped, 'run')} in other states {has} {metric.name}; --state all includes them")
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
         facts = {
-            f"logged fewer than 10 values of {label}": column.is_not_null() & (pl.col(number) < 10),
+            f"logged fewer than 10 values of {metric.name}": column.is_not_null() & (pl.col(number) < 10),
             late: column.is_null() & (pl.col(number) > 0),
             "reached NaN or infinity; only finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
         }
@@ -897,8 +897,8 @@ def top(study: Study) -> list[Result]:
         notes.append(f"{counted(hidden, 'more run')} with the same value as the last one shown")
     heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
     for each in study.metrics if options.value != "summary" else ():
-        heads[each.column] = each.label.removesuffix(f" ({VALUES[options.value]})") + f" ({options.value})"
-    names = pl.Series("name", run_labels(table), dtype=pl.String)
+        heads[each.column] = f"{each.name} ({options.value})"
+    names = run_labels(table)
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
     home = table.select("entity", "project").unique()
     is_told = projects > 1 and home.height == 1 and not asked  # else a column shows it
@@ -945,8 +945,7 @@ def groups(study: Study, metric: Metric) -> Result:
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
     facts = [size, *(f"{heads[column]} is always {cell_text(table[column].to_list()[0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
-    names = pl.Series(run_labels(table.select(**BEST_RUN)), dtype=pl.String)
-    seen = table.with_columns(best_run=pl.when(pl.col("n") > 0).then(names))
+    seen = table.with_columns(best_run=pl.when(pl.col("n") > 0).then(run_labels(table.select(**BEST_RUN))))
     bars = table.select("ci_low", "ci_high", "n", pl.Series("name", row_names(table, apart)), value=stat)
     view = [(heads.get(c, c), told_apart(seen[c]) if c in by else seen[c]) for c in shown]
     notes = remarks_on_groups(table, apart, metric, stat)
@@ -1196,13 +1195,12 @@ def varied(study: Study) -> list[Result]:
 def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     several = {c: number for c in settings if (number := table[c].drop_nulls().n_unique()) > 1}
-    runs, plain = study.runs, [c for c in several if not table[c].dtype.is_nested()]
-    seeds = [c for c in plain if c in seeds_of(runs)][:1]
+    seeds = [c for c in seeds_of(study.runs) if c in several and not table[c].dtype.is_nested()][:1]
     few = [c for c, number in several.items() if c not in seeds and number <= 12]  # more: at random
     few = [c for c in few if 2 * table[c].null_count() <= table.height]
     complete = table.select(settings).drop_nulls([*few, *seeds])
     axes = independent(complete, few)
-    if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
+    if len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
     complete = table.select(settings).drop_nulls([*axes, *seeds])  # a run may lack settings that are no axes
     present = table.select(axes).drop_nulls().unique()  # also of runs without a seed: they lack it, and are no hole
@@ -1223,7 +1221,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
         tried = study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("only runs in other states"))
         holes = whole.join(present, on=axes, how="anti").join(collected(tried), on=axes, how="left")
         odd.append(holes.with_columns(pl.col("problem").fill_null("no run")).sort(axes))
-    rows, heads = pl.concat(odd), labels(axes, runs)
+    rows, heads = pl.concat(odd), labels(axes, study.runs)
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
     title = f"grid of {names}: {present.height:,} of {counted(math.prod(sizes), 'combination')} have a run"
     return [Result("grid", title, rows, [(heads.get(name, name), rows[name]) for name in ("problem", *axes)])]
@@ -1262,7 +1260,7 @@ def difference(study: Study) -> list[Result]:
     view = [("column", pl.Series(labels(differing, runs).values(), dtype=pl.String))]
     shown = [pl.Series([row[n] for row in cells], dtype=pl.String).replace("null", None) for n in range(len(heads))]
     view += zip(heads, shown, strict=True)
-    title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
+    title = f"{' and '.join(sizes)} differ between {some_of([*run_labels(chosen)])}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
     return [Result("diff", title, table, view, rows=found, kept=len(view))]
 
@@ -1307,8 +1305,7 @@ def importance(study: Study, metric: Metric) -> Result:
         effect = max(0.0, ((n - 1) * share - between) / within)
         p = incomplete_beta(within / 2, between / 2, 1 - share, share)  # the F-test of the ranks
         spearman = ranks.select(pl.corr("x", "rank").fill_nan(None)).item() if is_number else None
-        what = "number" if is_number else "category"
-        rows.append((metric.column, column, what, effect, spearman, n, distinct, p))
+        rows.append((metric.column, column, "number" if is_number else "category", effect, spearman, n, distinct, p))
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
@@ -1496,11 +1493,11 @@ def introduction(study: Study) -> list[Result]:
         results += [pivot(study, metric)] if options.pivot or len(study.apart) == 2 else []
         # Curves of this metric's validation, which may be the metric, else of its training, else of itself.
         there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
-        label = metric.label.removesuffix(f" ({VALUES[options.value]})")
         covered = coverage(metric_columns(study.runs), study.runs)
         runs_with = {study.runs.label(column): count for column, count in covered.items()}
-        there = [name for name in there if 2 * runs_with.get(name, math.inf) >= runs_with.get(label, 0)]
-        own, there = words(label), sorted(there, key=lambda name: (name != label, -runs_with.get(name, 0)))
+        there = [name for name in there if 2 * runs_with.get(name, math.inf) >= runs_with.get(metric.name, 0)]
+        there.sort(key=lambda name: (name != metric.name, -runs_with.get(name, 0)))
+        own = words(metric.name)
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
     try:
@@ -1952,7 +1949,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
-    names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
+    names = row_names(firsts, study.apart) if study.by else [*run_labels(firsts)]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=named, rank=RANK)
     ranked = "best" if goal else "lowest"  # last values come first
@@ -2022,7 +2019,7 @@ def health(study: Study) -> list[Result]:
         return [Result("health", f"{counted(keys.height, 'run')}: no problem found{where}", table, [])]
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
-    labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
+    labelled = run_labels(keys).gather(folded[RUN_NUMBER])
     details = [first + f" (and {counted(more, 'more metric')})" * bool(more) for _, _, first, more in folded.rows()]
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
     silent = sum(problem in {"crashed", "failed"} and ": " not in detail for _, problem, detail in found)
