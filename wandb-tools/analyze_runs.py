@@ -156,7 +156,7 @@ MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values fo
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "iqm", "mean", "std", "sem", "ci_low", "ci_high")
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id", "best_step")  # iqm: of --stat; best_step: of --value
 # Columns that this script adds while it computes: with a blank, which no name in an exported file has.
-FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
+FINITE, VALUE, RUN_NUMBER, FILE_NUMBER, RANK = "finite value", "a value", "run number", "file number", "its rank"
 DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_CURVE_ROWS = 13, 200, 8, 200_000
@@ -1175,8 +1175,7 @@ def best_settings(study: Study) -> Runs:
 
 def varied(study: Study) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
-    runs = study.runs
-    table, settings, notes = varying_settings(runs, pl.col("id").alias(RUN_NUMBER))
+    table, settings, notes = varying_settings(study.runs, pl.col("id").alias(RUN_NUMBER))
     rows, texts = [], []
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
@@ -1185,7 +1184,7 @@ def varied(study: Study) -> list[Result]:
         most = sum(end <= PAGE_CELLS for end in itertools.accumulate(len(text) + 2 for text in each))
         texts.append((len(counts), some_of(each, most)))
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
-    view = [("config", pl.Series(labels(settings, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
+    view = [("config", pl.Series(labels(settings, study.runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
     title = f"{counted(len(settings), 'varying config column')} of {counted(table.height, 'run')}"
     dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
     found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
@@ -1695,10 +1694,7 @@ def sql_text(text: str | None) -> str:
 
 
 def files_beside(runs: Runs) -> list[Runs]:
-    """The files of further views beside the inputs or the exports of an aggregate, of projects that have runs here.
-
-    Sampled histories are left out; damaged files are named.
-    """
+    """The files of further views, of projects with runs here, beside the inputs or the exports of an aggregate."""
     source = columns_or_null(runs, {"source_file": pl.String})
     rows = collected(runs.frame.select("entity", "project", *source).unique())
     sources = {os.path.dirname(source) for source in rows["source_file"].drop_nulls()}  # noqa: PTH120 - see below
@@ -1763,19 +1759,19 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
     sizes = []
     for number, part in enumerate(parts):
-        of_file = {BIN: pl.lit(number), "folder": pl.lit(str(part.file.parent.resolve()))}
+        of_file = {FILE_NUMBER: pl.lit(number), "folder": pl.lit(str(part.file.parent.resolve()))}
         sizes.append(collected(part.frame.group_by(names).len()).with_columns(**of_file))
     # A file beside the run's source_file comes first: for consoles, system metrics and tables the newer export counts.
-    table, is_home = pl.concat(sizes), pl.col(BIN) < 0  # no file's, unless a source_file tells it
+    table, is_home = pl.concat(sizes), pl.col(FILE_NUMBER) < 0  # no file's, unless a source_file tells it
     if view != "history" and "source_file" in runs.dtypes:
         sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
         files = sources["source_file"].drop_nulls().unique()
         home = {file: str(Path(file.replace("\0", "")).parent.resolve()) for file in files}
         table = table.join(sources, on=names, how="left", nulls_equal=True)
         is_home = (pl.col("source_file").replace(home) == pl.col("folder")).fill_null(value=False)
-    ranked = table.sort(*names, is_home, "len", BIN, descending=[*[False] * 3, True, True, False])
+    ranked = table.sort(*names, is_home, "len", FILE_NUMBER, descending=[*[False] * 3, True, True, False])
     others = ranked.filter(~pl.struct(names).is_first_distinct())
-    return [others.filter(pl.col(BIN) == number).select(names) for number in range(len(parts))]
+    return [others.filter(pl.col(FILE_NUMBER) == number).select(names) for number in range(len(parts))]
 
 
 def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.DataFrame) -> pl.DataFrame:
@@ -1835,10 +1831,7 @@ def metric_called(name: str, history: Runs) -> str | None:
 
 
 def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
-    """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order.
-
-    By default the axis is the step metric that define_metric gave the metric, unless most runs logged it without.
-    """
+    """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order."""
     defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes)
     axis = next(filter(None, defined), "step") if x is None else x
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
@@ -1869,10 +1862,7 @@ def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataF
 
 
 def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study) -> pl.DataFrame:
-    """Each run's value at the points of its curve: RUN_NUMBER, x, VALUE, DIVERGED_AT and the columns of `keys`.
-
-    DIVERGED_AT is an x, null where a run does not diverge. The points are every x that was logged if these are few.
-    """
+    """Each run's value at the points of its curve: RUN_NUMBER, x, VALUE, DIVERGED_AT and the columns of `keys`."""
     options, place = study.options, pl.col("x")
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
     holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
@@ -2052,8 +2042,8 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
         spikes = ((usual > 0) & (value - typical > 10 * usual)).over(RUN_NUMBER)
         largest = value.max(), step.get(value.arg_max())
         found = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).agg(pl.len(), *largest)
-        for number, count, top_, at in found.iter_rows():
-            yield number, "spikes", f"{label}, {counted(count, 'value')}, the largest {short_number(top_)} at step {at}"
+        for number, count, peak, at in found.iter_rows():
+            yield number, "spikes", f"{label}, {counted(count, 'value')}, the largest {short_number(peak)} at step {at}"
     if goal is None:
         return
     where = value.arg_min() if goal == "minimize" else value.arg_max()
@@ -2061,11 +2051,11 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     facts |= {"share": (where + 1) / pl.len(), "span": value.max() - value.min()}
     is_validation = not VALIDATION.isdisjoint(words(label)) and COSTS.isdisjoint(words(label))
     found = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(**facts)
-    for number, top_, at, start, end, early, width in found.iter_rows():
-        detail = f"{label} {short_number(top_)} at step {at}, ends at {short_number(end)}"
-        if can_diverge(label, goal) and top_ > 0 and end > max(start, DIVERGED * top_):
+    for number, best, at, first, last, share, span in found.iter_rows():
+        detail = f"{label} {short_number(best)} at step {at}, ends at {short_number(last)}"
+        if can_diverge(label, goal) and best > 0 and last > max(first, DIVERGED * best):
             yield number, "diverged", detail
-        if is_validation and abs(end - top_) > 0.1 * width and early <= 2 / 3:
+        if is_validation and abs(last - best) > 0.1 * span and share <= 2 / 3:
             yield number, "past its best", detail
 
 
@@ -2954,10 +2944,10 @@ def all_results(options: Options) -> Iterator[tuple[list[Result], Path | None]]:
         raise ScriptError(f"-o {output} is a file of {view}, which would be lost; choose another name", WRONG_USAGE)
     any_state, runs = select_runs(options, everything, asked)
     say(*unused_flags(options, asked))
-    compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
-    metrics = chosen_metrics(options, runs) if compares else []
+    needs_metric = options.best_per or not NEED_METRIC.isdisjoint(asked)
+    metrics = chosen_metrics(options, runs) if needs_metric or options.report or not asked else []
     study = Study(options, everything, any_state, runs, metrics)
-    if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
+    if needs_metric and not metrics:
         raise ScriptError(why_no_metric(study), WRONG_USAGE)
     for metric in metrics:
         say_about_metric(metric, study)
