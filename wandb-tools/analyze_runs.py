@@ -446,7 +446,7 @@ def open_file(file: Path) -> Runs:
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
         paths, goals, axes, source = documents_of(metadata)
         frame = frame.with_columns(
-            (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
+            known_times((cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC"))),
             cs.duration().dt.total_microseconds() / 1e6,
             cs.decimal().cast(pl.Float64),
             cs.binary().bin.encode("hex"),
@@ -454,7 +454,6 @@ def open_file(file: Path) -> Runs:
             cs.array().arr.to_list(),
             pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
         )
-        frame = frame.with_columns(known_times())
         columns = {*frame.collect_schema()}
         view = next((view for view, needed in NEEDED.items() if needed <= columns and RESULT_KEY not in metadata), "")
         if TABLE_KEY in metadata or view == "table":
@@ -484,9 +483,9 @@ def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[
     return {column: tuple(path) for column, path in paths.items()}, goals, axes, source
 
 
-def known_times() -> pl.Expr:
-    """Times, with null for those outside of the years 1 to 9999, which Python does not support."""
-    return pl.when(cs.datetime().dt.year().is_between(1, 9999)).then(cs.datetime())
+def known_times(times: pl.Expr) -> pl.Expr:
+    """The times, with null for those outside of the years 1 to 9999, which Python does not support."""
+    return pl.when(times.dt.year().is_between(1, 9999)).then(times)
 
 
 def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.DataType]:
@@ -920,7 +919,6 @@ def groups(study: Study, metric: Metric) -> Result:
     """Statistics of a metric per combination of the values of --group-by, the best first."""
     runs, by, apart, options, stat = study.runs, study.by, study.apart, study.options, study.options.stat
     table = group_statistics(runs, by, metric, stat, metric.beside(f"{options.value}_step"))
-    table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
     held = [name for name in STATISTICS if name in table.columns]
@@ -1156,9 +1154,7 @@ def best_settings(study: Study) -> Runs:
     if not settings:
         raise ScriptError("--best-per: no other setting varies, seeds apart: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
-    means = group_statistics(runs, keys, metric)
-    means = means.sort("mean", *keys, descending=metric.descending(keys), nulls_last=True)
-    best = means.unique(per, keep="first", maintain_order=True)
+    best = group_statistics(runs, keys, metric).unique(per, keep="first", maintain_order=True)
     for row in best.drop_nulls("mean").head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None]) or "null"
         group = "/".join(cell_text(row[column]) for column in per)
@@ -1532,7 +1528,7 @@ def sql(study: Study) -> list[Result]:
         table = pl.DataFrame(found.project(", ".join(columns)).limit(most + 1 if most else sys.maxsize))
         wide = table.select(cs.decimal())  # sums of whole numbers, which may pass 64 bits
         sums = [c.cast(pl.Int64 if c.is_between(-(2**63), 2**63 - 1).all() else pl.Float64) for c in wide]
-        table = table.with_columns(known_times(), *sums)
+        table = table.with_columns(known_times(cs.datetime()), *sums)
     more = ["more rows: use --max-rows 0, --json or -o for all"] if 0 < most < table.height else []
     table = table.head(most or table.height)
     title = ("the first " if more else "") + counted(table.height, "row")
@@ -2118,7 +2114,7 @@ def problems_of_runs(study: Study, keys: pl.DataFrame, non_finite: dict[str, lis
 
 
 def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean", step: str = "") -> pl.DataFrame:
-    """A row of statistics per group, and its best run; in memory, where sums come out alike every time."""
+    """Statistics per group and its best run, the best group first; in memory, where sums come out alike every time."""
     best_run = {new: pl.col(old) for old, new in {**BEST_RUN, step: "best_step"}.items() if old in runs.dtypes}
     numbers = {VALUE: pl.col(metric.column), FINITE: finite(metric.column)}
     rows = collected(runs.frame.select(*by, **numbers, **best_run), "in-memory")
@@ -2131,7 +2127,8 @@ def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = 
     best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE)).drop_nulls(FINITE)
     first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(*BEST_RUN.values(), nulls_last=True)
     first = first.unique(by, keep="first").drop(VALUE, FINITE)
-    return table.join(first, on=by, how="left", nulls_equal=True)
+    table = table.join(first, on=by, how="left", nulls_equal=True)
+    return table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
 
 
 def statistics_of(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
