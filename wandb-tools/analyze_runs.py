@@ -2675,7 +2675,7 @@ def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
         return {"field": number, "type": "ordinal", "title": None, "axis": labels}  # names may look alike
 
     place = {"x": axis("column", 12, labelAngle=0, orient="top"), "y": axis("row", LEGEND_WIDTH)}
-    colour = {**value, "legend": None, "scale": {"scheme": "blues", "clamp": True, **value["scale"]}}
+    colour = {**value, "legend": None, "scale": {"scheme": "blues", "clamp": True, **value["scale"], "padding": 0}}
     ink = {"condition": {"test": "luminance(scale('color', datum.value)) < 0.2", "value": "white"}, "value": "black"}
     texts = {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}}
     return [{"mark": "rect", "encoding": {**place, "color": colour}}, texts]
