@@ -315,15 +315,11 @@ class Runs(NamedTuple):
     axes: Mapping[str, str] = {}  # metrics to the step metrics that define_metric gave them
     empty: frozenset[str] = frozenset()  # derived columns without any value
     file: Path = Path()  # of a part
-    source: Mapping[str, Any] = {}  # of a file: entity, project and export_id of its export
+    source: Mapping[str, Any] = {}  # of a file: what it says of its export
+    project: tuple[str, str] = ("", "")  # of an export's file: the entity and the project, which its name does not tell
     parts: tuple[Runs, ...] = ()  # the inputs of runs
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
     view: str = "runs"  # of --sql that the file belongs to: see NEEDED
-
-    @property
-    def project(self) -> tuple[str, str]:
-        """The entity and the project of an export's file, which its name does not tell."""
-        return str(self.source.get("entity")), str(self.source.get("project"))
 
     def label(self, column: str) -> str:
         """A column's W&B name; its own if that is blank, or in files without W&B names, as those of other tools."""
@@ -465,7 +461,8 @@ def open_file(file: Path) -> Runs:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
-    return Runs(frame, dtypes, paths, goals, axes, file=file, source=source, view=view)
+    project = str(source.get("entity")), str(source.get("project"))
+    return Runs(frame, dtypes, paths, goals, axes, file=file, source=source, project=project, view=view)
 
 
 def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Goal], dict[str, str], Any]:
@@ -875,8 +872,8 @@ def top(study: Study) -> list[Result]:
     rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(held))
     table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     if asked:
-        more = [column for column in named if column not in asked and options.metrics]
-        shown = [*asked[:1], *more, *asked[1:]] if asked[0] == "name" else [*more, *asked]
+        compared = [column for column in named if column not in asked and options.metrics]
+        shown = [*asked[:1], *compared, *asked[1:]] if asked[0] == "name" else [*compared, *asked]
     else:
         # Settings that most of these runs have and that tell them apart, equal ones once; paths and the like come last.
         distinct = {c: table[c].n_unique() for c in (*others, "entity", "project")}
@@ -1784,7 +1781,7 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     return pl.concat(frames, how="diagonal")
 
 
-def curves(study: Study, names: Sequence[str]) -> list[Result]:
+def curves(study: Study, names: Sequence[str] = ()) -> list[Result]:
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
     options, histories = study.options, rows_beside(study.runs, "history")
     if not histories:
@@ -1793,7 +1790,7 @@ def curves(study: Study, names: Sequence[str]) -> list[Result]:
         raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes all rows", NOTHING_USABLE)
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), dict[str, Result]()  # by label: two names may mean one metric
-    for name in names:
+    for name in names or options.curves:
         known = metric_called(name, study.runs)
         wanted = study.runs.label(known) if known else name
         called = [(part, column) for part in histories if (column := metric_called(wanted, part))]
@@ -1877,8 +1874,8 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
     spans = spans.with_columns(x=pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER))
     if study.by or not holds_all:  # a table has a row per point: no cell is empty where the curve has a value
         drawn = spans if study.by else spans.join(best, on=RUN_NUMBER, how="semi")
-        if (ends := drawn.select("x").unique()).height <= MOST_LINES:
-            points = pl.concat([points, ends]).unique()
+        if (last_points := drawn.select("x").unique()).height <= MOST_LINES:
+            points = pl.concat([points, last_points]).unique()
     whole = pl.concat([spans.drop("x").join(points, how="cross").select(spans.columns), spans])
     whole = whole.filter(place.is_between("first x", "last x")).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
@@ -2668,13 +2665,12 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
 
 def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
     """A field per cell of a pivot, coloured by its value, with its text in it: white where the field is dark."""
-
-    def axis(number: str, width: int, **more: Any) -> dict[str, Any]:
+    place: dict[str, Any] = {}
+    on_top = {"labelAngle": 0, "orient": "top"}
+    for axis, number, width, more in (("x", "column", 12, on_top), ("y", "row", LEGEND_WIDTH, {})):
         names = dict(zip(rows[number], short_names([*rows[f"{number} name"]], width), strict=True))
         labels = {"labelExpr": f"({json.dumps(names)})[datum.value]", "domain": False, "ticks": False, **more}
-        return {"field": number, "type": "ordinal", "title": None, "axis": labels}  # names may look alike
-
-    place = {"x": axis("column", 12, labelAngle=0, orient="top"), "y": axis("row", LEGEND_WIDTH)}
+        place[axis] = {"field": number, "type": "ordinal", "title": None, "axis": labels}  # names may look alike
     colour = {**value, "legend": None, "scale": {"scheme": "blues", "clamp": True, **value["scale"], "padding": 0}}
     ink = {"condition": {"test": "luminance(scale('color', datum.value)) < 0.2", "value": "white"}, "value": "black"}
     texts = {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}}
@@ -2965,8 +2961,7 @@ QUESTIONS: dict[str, Callable[[Study], list[Result]]] = {"schema": schema, "sql"
 QUESTIONS |= {"varying": varied, "diff": difference, "top": top}
 QUESTIONS |= {"groups": lambda study: [groups(study, metric) for metric in study.metrics]}
 QUESTIONS |= {"pivot": lambda study: [pivot(study, metric) for metric in study.metrics]}
-QUESTIONS |= {"importance": lambda study: [importance(study, metric) for metric in study.metrics]}
-QUESTIONS |= {"curves": lambda study: curves(study, study.options.curves)}
+QUESTIONS |= {"importance": lambda study: [importance(study, metric) for metric in study.metrics], "curves": curves}
 NEED_METRIC = {"top", "groups", "pivot", "importance"}
 # What each flag is for: it has no effect on anything else.
 OF_CURVES, COMPARED = {"curves"}, {"best-per", *NEED_METRIC}
