@@ -1402,13 +1402,12 @@ def overview(study: Study) -> Result:
 
 def machine_use(study: Study) -> list[Result]:
     """Run time by GPU, of runs in all states, and how busy the machines were where system metrics tell it."""
-    runs, busy = study.any_state, {"gpu_percent": r"^system_gpu_\d+_gpu$", "cpu_percent": "^system_cpu$"}
+    busy = {"gpu_percent": cs.matches(r"^system_gpu_\d+_gpu$"), "cpu_percent": cs.matches("^system_cpu$")}
+    runs, null = study.any_state, pl.lit(None, pl.Float64)
     means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(busy, pl.Float64))]
     for part in rows_beside(runs, "system"):
-        numbers = {name: cs.matches(pattern) & cs.numeric() for name, pattern in busy.items()}
-        values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), column) for name, column in numbers.items()}
-        samples = part.frame.select("entity", "project", id="run_id", **values)
-        means.append(collected(samples.group_by(KEY).agg(pl.col([*busy]).mean())))
+        values = {name: pl.mean_horizontal(null, columns & cs.numeric()).mean() for name, columns in busy.items()}
+        means.append(collected(part.frame.group_by("entity", "project", id="run_id").agg(**values)))
     of_runs = pl.concat(means)
     facts = columns_or_null(runs, {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64})
     rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, on=KEY, how="left", nulls_equal=True)
