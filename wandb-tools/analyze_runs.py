@@ -366,10 +366,9 @@ class Result(NamedTuple):
 
     key: str  # in JSON
     title: str
-    table: pl.DataFrame  # everything, at full precision
+    table: pl.DataFrame  # everything, at full precision; values of several types in a column are objects
     view: Sequence[tuple[str, pl.Series]]  # for people: headings and values; what does not fit is dropped from the end
     notes: Sequence[str] = ()
-    rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table holds values of all types as text
     chart: tuple[str, str, pl.DataFrame] | None = None  # titles of the values and of x, and what is drawn: chart_json
     kept: int = 0  # how many columns of the view are shown even if they do not fit: those that were asked for by name
     unseen: Sequence[str] = ()  # what the view leaves out of the table
@@ -1179,9 +1178,8 @@ def varied(study: Study) -> list[Result]:
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
     view = [("config", pl.Series(labels(settings, study.runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
     title = f"{counted(len(settings), 'varying config column')} of {counted(table.height, 'run')}"
-    dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
-    found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
-    return [Result("varying", title, found, view, notes, rows), *grid(table, settings, study)]
+    found = pl.DataFrame(rows, {"column": pl.String, "value": pl.Object, "runs": pl.Int64})
+    return [Result("varying", title, found, view, notes), *grid(table, settings, study)]
 
 
 def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
@@ -1248,13 +1246,12 @@ def difference(study: Study) -> list[Result]:
     cells, counts = [cells_of(told_apart(chosen[column])) for column in differing], Counter(map(kind, differing))
     found = [{"column": c, "kind": kind(c), **dict(zip(heads, chosen[c].to_list(), strict=True))} for c in differing]
     sizes = [f"{counts[k]:,} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
-    texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
     view = [("column", pl.Series(labels(differing, runs).values(), dtype=pl.String))]
     shown = [pl.Series([row[n] for row in cells], dtype=pl.String).replace("null", None) for n in range(len(heads))]
     view += zip(heads, shown, strict=True)
     title = f"{' and '.join(sizes)} differ between {some_of([*run_labels(chosen)])}"
-    table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
-    return [Result("diff", title, table, view, rows=found, kept=len(view))]
+    table = pl.DataFrame(found, {"column": pl.String, "kind": pl.String, **dict.fromkeys(heads, pl.Object)})
+    return [Result("diff", title, table, view, kept=len(view))]
 
 
 def comparable(value: object) -> object:
@@ -1354,9 +1351,8 @@ def schema(study: Study) -> list[Result]:
     seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(4))
     view = [(h, seen[heads.get(h, h)]) for h in ("column", "cover", "values", "min", "max", "dtype", "example")]
     title = f"{counted(len(rows), 'column')}; coverage is the share of runs with a value"
-    texts = [row | {name: exact_text(row[name]) for name in ("min", "max")} for row in rows]  # integers stay exact
-    table = pl.DataFrame(texts, dtypes | {"min": pl.String, "max": pl.String})
-    return [Result("schema", title, table, view, notes, rows, unseen=unseen)]
+    table = pl.DataFrame(rows, dtypes | {"min": pl.Object, "max": pl.Object})  # integers stay exact
+    return [Result("schema", title, table, view, notes, unseen=unseen)]
 
 
 def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
@@ -2696,7 +2692,7 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
         if not is_table and (rows := options.max_rows):
             for cut in (result for result in results if result.table.height > rows):
                 say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
-            results = [r._replace(table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
+            results = [r._replace(table=r.table.head(rows)) for r in results]
         written = [str(path) for path in (options.output, options.report) if path]
         show(content(results, options.format, options.max_rows, options, written).decode().removesuffix("\n"))
     if file and options.format != "json":
@@ -2721,7 +2717,7 @@ def content(  # noqa: C901 - a list of formats
     if form == "json":
         rows: dict[str, Any] = {"version": 1}
         for result in results:
-            rows.setdefault(result.key, []).extend(result.table.to_dicts() if result.rows is None else result.rows)
+            rows.setdefault(result.key, []).extend(result.table.to_dicts())
         return (json_text(rows | ({"files": written} if written else {})) + "\n").encode()
     if form in {"html", "report"}:
         return html_page(results, form, most, log=options.log).encode()
@@ -2747,6 +2743,8 @@ def content(  # noqa: C901 - a list of formats
         svg = form == "svg"
         return vl_convert.vegalite_to_svg(chart).encode() if svg else vl_convert.vegalite_to_png(chart, scale=2)
     table = pl.concat([result.table for result in chosen], how="vertical_relaxed")
+    objects = [c for c in table if c.dtype == pl.Object]
+    table = table.with_columns(pl.Series(c.name, map(exact_text, c.to_list()), pl.String) for c in objects)
     if form == "csv":
         return csv_text(table).encode()
     file = io.BytesIO()
