@@ -126,6 +126,7 @@ UNIFIED_FILE, EXPORT_FOLDER = Path("analysis/unified.parquet"), Path("wandb_expo
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 KEY = ("entity", "project", "id")  # what makes a run unique
+OF_RUNS: dict[str, Any] = {"on": KEY, "how": "left", "nulls_equal": True, "maintain_order": "left"}  # to join them
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
 # The views of --sql, and the columns of their files. The first view that fits is a file's; other files have none.
@@ -869,7 +870,7 @@ def top(study: Study) -> list[Result]:
     more = asked or [c for c in (runs.dtypes if is_for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
     rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(held))
-    table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    table = best.select(KEY).join(rows, **OF_RUNS)
     if asked:
         compared = [column for column in named if column not in asked and options.metrics]
         shown = [*asked[:1], *compared, *asked[1:]] if asked[0] == "name" else [*compared, *asked]
@@ -1238,8 +1239,7 @@ def difference(study: Study) -> list[Result]:
     columns = [*(c for c in facts if c in runs.dtypes), *runs.of_kind("config"), *runs.of_kind("metric")]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select(*KEY, *columns))
-    chosen = pl.DataFrame(keys, dict.fromkeys(KEY, pl.String), orient="row")
-    chosen = chosen.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    chosen = pl.DataFrame(keys, dict.fromkeys(KEY, pl.String), orient="row").join(rows, **OF_RUNS)
     taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
     differing = [column for column in columns if len({*map(comparable, chosen[column].to_list())}) > 1]
@@ -1406,7 +1406,7 @@ def machine_use(study: Study) -> list[Result]:
         means.append(collected(part.frame.group_by("entity", "project", id="run_id").agg(**values)))
     of_runs = pl.concat(means)
     facts = columns_or_null(runs, {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64})
-    rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, on=KEY, how="left", nulls_equal=True)
+    rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, **OF_RUNS)
     if of_runs.is_empty() and rows["gpu"].null_count() == rows.height:
         return []
     time = finite("runtime_s")
@@ -1982,14 +1982,13 @@ def health(study: Study) -> list[Result]:
             goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
             label = ".".join(json.loads(path))
             found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
-    numbers = {"has rows": [*read], "has values": [*logged]}  # of the runs that have these in a history
-    in_histories = keys.with_columns(pl.col(RUN_NUMBER).is_in(own).alias(what) for what, own in numbers.items())
+    run = pl.col(RUN_NUMBER)
+    in_histories = keys.with_columns(has_rows=run.is_in([*read]), has_values=run.is_in([*logged]))
     found += problems_of_runs(study, in_histories, non_finite)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
-    rank, number = pl.col("problem").replace_strict(PROBLEMS, range(len(PROBLEMS))), pl.len().cast(pl.Int64)
+    rank, most_first = pl.col("problem").replace_strict(PROBLEMS, range(len(PROBLEMS))), -pl.len().cast(pl.Int64)
     worst = pl.when(rank.max() == len(PROBLEMS) - 1).then(rank.max()).otherwise(rank.min())
-    order = [worst.over(RUN_NUMBER), -number.over(RUN_NUMBER), pl.col(RUN_NUMBER), rank]
-    problems = problems.sort(order, maintain_order=True)
+    problems = problems.sort(worst.over(run), most_first.over(run), run, rank, maintain_order=True)
     table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
     table = table.select("entity", "project", pl.col("id").alias("run"), "name", "problem", "detail")
     where = "" if histories else " (no history files, so only summaries and states were checked)"
@@ -2074,17 +2073,16 @@ def problems_of_runs(study: Study, keys: pl.DataFrame, non_finite: dict[str, lis
     runs, step, state = study.any_state, pl.col("last_step"), pl.col("state").str.to_lowercase()
     metrics, facts = metric_columns(runs), columns_or_null(runs, {"last_step": pl.Int64, "history_rows": pl.Int64})
     rows = collected(runs.frame.select(*KEY, "state", *facts, *metrics), "in-memory")
-    in_order: Any = {"on": KEY, "how": "left", "nulls_equal": True, "maintain_order": "left"}
-    rows = keys.join(rows, **in_order).join(last_lines(runs), **in_order)
+    rows = keys.join(rows, **OF_RUNS).join(last_lines(runs), **OF_RUNS)
     # The median is over all runs of the inputs: after a filter for failed runs, it would be as early as they are.
     facts = columns_or_null(study.everything, {"group": pl.String, "last_step": pl.Int64})
     peers = collected(study.everything.frame.select(*KEY, *facts), "in-memory")
     medians = [pl.when(step.count() >= 3).then(step.median()).over("entity", "project", *of) for of in ([], ["group"])]
     of_group = pl.when(pl.col("group").is_not_null()).then(medians[1])
-    rows = rows.join(peers.select(*KEY, usual=pl.coalesce(of_group, medians[0])), **in_order)
+    rows = rows.join(peers.select(*KEY, usual=pl.coalesce(of_group, medians[0])), **OF_RUNS)
     usual = pl.col("usual")
-    unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col("has rows")  # it may hold numbers
-    logs_any = pl.any_horizontal("has values", unread, *(pl.col(c).is_not_null() for c in metrics))
+    unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col("has_rows")  # it may hold numbers
+    logs_any = pl.any_horizontal("has_values", unread, *(pl.col(c).is_not_null() for c in metrics))
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
