@@ -2673,7 +2673,7 @@ def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
 # --- output ---------------------------------------------------------------------------------------------------
 
 
-def deliver(results: Sequence[Result], file: Path | None, options: Options) -> None:
+def deliver(results: list[Result], file: Path | None, options: Options) -> None:
     if sys.stdout is None and file is None:
         raise ScriptError("stdout is closed: write to a file with -o", NOTHING_USABLE)
     is_report, is_table = file is not None and file == options.report, options.format not in {"json", "csv"}
@@ -2691,8 +2691,8 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
             for cut in (result for result in results if result.table.height > rows):
                 say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
             results = [r._replace(table=r.table.head(rows)) for r in results]
-        written = [str(path) for path in (options.output, options.report) if path]
-        show(content(results, options.format, options.max_rows, options, written).decode().removesuffix("\n"))
+        files = [str(path) for path in (options.output, options.report) if path]
+        show(content(results, options.format, options.max_rows, options, files).decode().removesuffix("\n"))
     if file and options.format != "json":
         show(str(file))
 
@@ -2705,10 +2705,8 @@ def show(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def content(  # noqa: C901 - a list of formats
-    results: Sequence[Result], form: str, most: int | None, options: Options, written: Sequence[str] = ()
-) -> bytes:
-    """The results in any of the formats; those of one question where it holds no more. JSON names what is `written`."""
+def content(results: list[Result], form: str, most: int | None, options: Options, files: Sequence[str] = ()) -> bytes:  # noqa: C901
+    """The results in any of the formats; those of one question where it holds no more. JSON names the `files`."""
     if form == "table":
         width = shutil.get_terminal_size((80, 24)).columns
         return table_text(results, most, width=width, colours=is_terminal()).encode()
@@ -2716,7 +2714,7 @@ def content(  # noqa: C901 - a list of formats
         rows: dict[str, Any] = {"version": 1}
         for result in results:
             rows.setdefault(result.key, []).extend(result.table.to_dicts())
-        return (json_text(rows | ({"files": written} if written else {})) + "\n").encode()
+        return (json_text(rows | ({"files": files} if files else {})) + "\n").encode()
     if form in {"html", "report"}:
         return html_page(results, form, most, log=options.log).encode()
     if form == "markdown":
