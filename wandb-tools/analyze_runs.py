@@ -1964,7 +1964,7 @@ def health(study: Study) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with the worst first."""
     runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
-    found, logged, non_finite = list[Problem](), set[int](), dict[str, list[int]]()
+    found, logged, non_finite = list[Problem](), set[int](), dict[str, list[int]]()  # numbers of runs
     # By paths, as two may have one label; as JSON, as no other column is called so.
     metrics = [{json.dumps(part.paths.get(c, [part.label(c)])): c for c in metric_columns(part)} for part in histories]
     paths = sorted({path for own in metrics for path in own})
@@ -2066,10 +2066,7 @@ def last_lines(runs: Runs) -> pl.DataFrame:
 
 
 def problems_of_runs(study: Study, keys: pl.DataFrame, non_finite: dict[str, list[int]]) -> Iterator[Problem]:
-    """Runs without a metric, with NaN or infinity in the summary alone, crashed, failed, or ended early.
-
-    `non_finite` are the numbers of the runs with NaN or infinity in a history, by the path of the metric.
-    """
+    """Runs without a metric, crashed, failed, ended early, or with NaN or infinity in the summary but in no history."""
     runs, step, state = study.any_state, pl.col("last_step"), pl.col("state").str.to_lowercase()
     metrics, facts = metric_columns(runs), columns_or_null(runs, {"last_step": pl.Int64, "history_rows": pl.Int64})
     rows = collected(runs.frame.select(*KEY, "state", *facts, *metrics), "in-memory")
