@@ -754,7 +754,7 @@ def test_any_column_of_floats_can_be_spelt(values: list[float]) -> None:
 
 @given(st.one_of(st.text(), st.from_regex(r"[=+\-@\t\r].*"), st.floats().map(str), st.integers().map(str)))
 def test_no_cell_is_a_formula(text: str) -> None:
-    rows = list(csv.reader(io.StringIO(analyze_runs.csv_text(pl.DataFrame({"x": [text]})), newline="")))
+    rows = list(csv.reader(io.StringIO("".join(analyze_runs.csv_parts(pl.DataFrame({"x": [text]}))), newline="")))
     cell = rows[1][0] if len(rows) > 1 and rows[1] else ""
     if cell[:1] in {"=", "+", "-", "@", "\t", "\r"}:
         assert math.isfinite(float(cell))  # a number
@@ -762,7 +762,20 @@ def test_no_cell_is_a_formula(text: str) -> None:
 
 def test_heads_that_look_alike_in_csv_are_no_error() -> None:
     frame = pl.DataFrame({"=a": [1], "'=a": [2], "a\x01": [3], "a\x02": [4], "b,c": [None], "": [""]})
-    assert analyze_runs.csv_text(frame) == '\'=a,\'=a,a\ufffd,a\ufffd,"b,c",""\n1,2,3,4,,""\n'
+    assert "".join(analyze_runs.csv_parts(frame)) == '\'=a,\'=a,a\ufffd,a\ufffd,"b,c",""\n1,2,3,4,,""\n'
+
+
+def test_large_tables_become_text_in_parts(monkeypatch):
+    table = pl.DataFrame({"x": [0.5, math.nan, None, 2.0, 3.0], "list": [[1], [], None, [2, 3], [4]]})
+    results = [analyze_runs.Result(key, "", table, []) for key in ("groups", "groups", "top")]
+    results += [analyze_runs.Result("sql", "", table.clear(), [])]
+    whole = "".join(analyze_runs.csv_parts(table)), "".join(analyze_runs.json_parts(results, ["a.json"]))
+    rows = [{"x": x, "list": y} for x, y in zip([0.5, "NaN", None, 2.0, 3.0], table["list"].to_list(), strict=True)]
+    expected = {"version": 1, "groups": rows * 2, "top": rows, "sql": [], "files": ["a.json"]}
+    assert json.loads(whole[1]) == expected
+    monkeypatch.setattr(analyze_runs, "CELLS_WRITTEN", 4)  # two rows
+    parts = [*analyze_runs.csv_parts(table)], [*analyze_runs.json_parts(results, ["a.json"])]
+    assert (len(parts[0]), "".join(parts[0]), "".join(parts[1])) == (4, *whole)
 
 
 def test_csv_is_exact_and_numbers_stay_numbers(tmp_path: Path) -> None:

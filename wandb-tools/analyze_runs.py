@@ -152,6 +152,7 @@ SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 
 RESAMPLES, SEED = 10_000, 0  # of the bootstrap
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # at n = 3 these intervals cover 77 %: none below 8, rough below 20
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
+CELLS_WRITTEN = 500_000  # values that become text at once
 FEWEST_RUNS = 10  # of --importance: fewer are refused
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "iqm", "mean", "std", "sem", "ci_low", "ci_high")
@@ -2515,15 +2516,34 @@ def jsonable(value: object) -> object:
     return value
 
 
-def csv_text(table: pl.DataFrame) -> str:
+def json_parts(results: Sequence[Result], files: Sequence[str]) -> Iterator[str]:
+    """One object with the rows of each question, and the files that were written, if there are any."""
+    yield '{"version": 1'
+    for key, same in itertools.groupby(results, lambda result: result.key):
+        yield f', "{key}": ['
+        separator = ""
+        for rows in itertools.chain(*(blocks(result.table) for result in same)):
+            yield separator + json_text(rows.to_dicts())[1:-1]
+            separator = ", "
+        yield "]"
+    yield f', "files": {json_text(files)}}}\n' if files else "}\n"
+
+
+def csv_parts(table: pl.DataFrame) -> Iterator[str]:
     """A table as CSV at full precision. An apostrophe precedes text that a spreadsheet would take for a formula."""
-    flat = table.with_columns(pl.Series(c.name, map(exact_text, c.to_list())) for c in table if c.dtype.is_nested())
     clean = pl.col(pl.String).str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
     formula = clean.str.contains(r"^[=+\-@\t\r]") & ~clean.str.contains(r"^-\d+(\.\d+)?([eE][+-]?\d+)?$")
     safe = pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
     heads = pl.DataFrame([table.columns], orient="row")  # as a row: what is replaced may make two heads equal
     times = "%Y-%m-%dT%H:%M:%S%.fZ"
-    return "".join(f.with_columns(safe).write_csv(include_header=False, datetime_format=times) for f in (heads, flat))
+    for rows in (heads, *blocks(table)):
+        flat = rows.with_columns(pl.Series(c.name, map(exact_text, c.to_list())) for c in rows if c.dtype.is_nested())
+        yield flat.with_columns(safe).write_csv(include_header=False, datetime_format=times)
+
+
+def blocks(table: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The rows of a table in parts, so that little of a large one is in memory as text."""
+    return table.iter_slices(1 + CELLS_WRITTEN // (1 + table.width))
 
 
 def chart_json(result: Result, form: str, *, log: bool) -> str:
@@ -2680,42 +2700,43 @@ def deliver(results: list[Result], file: Path | None, options: Options) -> None:
         say(*(line for result in results for line in (result.title, *result.notes)))
     if file:
         most = options.max_rows if is_report else 0
-        with replacing(file) as partial:
-            form = FILE_FORMATS[file.suffix.lower()]
-            partial.write_bytes(content(results, "report" if is_report and form == "html" else form, most, options))
+        form = FILE_FORMATS[file.suffix.lower()]
+        pieces = content(results, "report" if is_report and form == "html" else form, most, options)
+        with replacing(file) as partial, partial.open("wb") as opened:
+            opened.writelines(piece if isinstance(piece, bytes) else piece.encode() for piece in pieces)
     if shows:
         if not is_table and (rows := options.max_rows):
             for cut in (result for result in results if result.table.height > rows):
                 say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
             results = [r._replace(table=r.table.head(rows)) for r in results]
         files = [str(path) for path in (options.output, options.report) if path]
-        show(content(results, options.format, options.max_rows, options, files).decode().removesuffix("\n"))
+        show(content(results, options.format, options.max_rows, options, files))
     if file and options.format != "json":
-        show(str(file))
+        show([f"{file}\n"])
 
 
-def show(text: str) -> None:
-    """Print to stdout. A closed pipe (`| head`) is ignored, so that the exit code stays what it would be."""
+def show(pieces: Iterable[str | bytes]) -> None:
+    """Print text to stdout. A closed pipe (`| head`) is ignored, so that the exit code stays what it would be."""
     try:
-        print(text, flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def content(results: list[Result], form: str, most: int | None, options: Options, files: Sequence[str] = ()) -> bytes:  # noqa: C901
-    """The results in any of the formats; those of one question where it holds no more. JSON names the `files`."""
+def content(
+    results: list[Result], form: str, most: int | None, options: Options, files: Sequence[str] = ()
+) -> Iterable[str | bytes]:
+    """The results in any of the formats, in parts; those of one question where it holds no more. JSON names `files`."""
     if form == "table":
         width = shutil.get_terminal_size((80, 24)).columns
-        return table_text(results, most, width=width, colours=is_terminal()).encode()
+        return [table_text(results, most, width=width, colours=is_terminal())]
     if form == "json":
-        rows: dict[str, Any] = {"version": 1}
-        for result in results:
-            rows.setdefault(result.key, []).extend(result.table.to_dicts())
-        return (json_text(rows | ({"files": files} if files else {})) + "\n").encode()
+        return json_parts(results, files)
     if form in {"html", "report"}:
-        return html_page(results, form, most, log=options.log).encode()
+        return [html_page(results, form, most, log=options.log)]
     if form == "markdown":
-        return page_text(results, form, most).encode()
+        return [page_text(results, form, most)]
     # One question fits: the first of these that was asked.
     is_picture = form in {"png", "svg"}
     candidates = [result for result in results if not is_picture or (result.chart and result.table.height)]
@@ -2728,21 +2749,20 @@ def content(results: list[Result], form: str, most: int | None, options: Options
     if left_out := dict.fromkeys(each.title.partition(": ")[0] if each.key == key else each.key for each in others):
         say(f"{form} holds one {'picture' if is_picture else 'table'}: {key}; left out: {', '.join(left_out)}")
     if form == "latex":
-        return page_text(chosen, form, most).encode()
+        return [page_text(chosen, form, most)]
     if is_picture:
         import vl_convert
 
         chart = chart_json(chosen[0], form, log=options.log)
-        svg = form == "svg"
-        return vl_convert.vegalite_to_svg(chart).encode() if svg else vl_convert.vegalite_to_png(chart, scale=2)
+        return [vl_convert.vegalite_to_svg(chart) if form == "svg" else vl_convert.vegalite_to_png(chart, scale=2)]
     table = pl.concat([result.table for result in chosen], how="vertical_relaxed")
     objects = [c for c in table if c.dtype == pl.Object]
     table = table.with_columns(pl.Series(c.name, map(exact_text, c.to_list()), pl.String) for c in objects)
     if form == "csv":
-        return csv_text(table).encode()
+        return csv_parts(table)
     file = io.BytesIO()
     table.with_columns(pl.col(pl.Enum).cast(pl.String)).write_parquet(file, metadata={RESULT_KEY: "1"})
-    return file.getvalue()
+    return [file.getvalue()]
 
 
 def is_terminal() -> bool:
