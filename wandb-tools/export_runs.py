@@ -2674,12 +2674,10 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
     return f"logLineCount logLines({where}) {{ {lines} }}"
 
 
-def download(source: RowSource, url: str, files: list[Path], *, last: bytes, limit: int) -> Path:
-    """A new one of the files, with what a signed URL leads to: at most `limit` bytes; complete, it ends with `last`.
-
-    RequestError, without the URL, if not.
-    """
+def download(source: RowSource, url: str, files: list[Path]) -> Path:
+    """A new one of the files, with what a signed URL leads to. RequestError, without the URL, if it is not whole."""
     storage, end = source.server.storage, b""
+    last, limit = (b"PAR1", EXPORT_BYTES) if source.table.key is None else (b"}", TABLE_BYTES)  # of a whole file
     files.append(source.work / uuid.uuid4().hex)
     try:
         with files[-1].open("wb") as opened:
@@ -2697,7 +2695,7 @@ def download(source: RowSource, url: str, files: list[Path], *, last: bytes, lim
 def full_history(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
     """Read W&B's parquet exports, then the rows that are in no export yet."""
     urls = (answer["parquetHistory"] or {}).get("parquetUrls") or ()
-    rows = [pl.scan_parquet(download(source, url, files, last=b"PAR1", limit=EXPORT_BYTES), glob=False) for url in urls]
+    rows = [pl.scan_parquet(download(source, url, files), glob=False) for url in urls]
     live, history.problem = live_rows(source, run, answer, are_all=not rows)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     history.counted = answer["historyLineCount"] or 0
@@ -2793,12 +2791,9 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
 
     def in_artifact(address: str) -> Path:
-        def attempt(_timeout_s: float) -> Path:
-            return download(source, artifact_url(source.server, address), files, last=b"}", limit=TABLE_BYTES)
+        return source.server.storage.retry(lambda _: download(source, artifact_url(source.server, address), files))
 
-        return source.server.storage.retry(attempt)
-
-    file = download(source, urls[0], files, last=b"}", limit=TABLE_BYTES)
+    file = download(source, urls[0], files)
     try:
         before = [in_artifact(address) for address in run.increments]
     except RequestError as error:
