@@ -406,10 +406,9 @@ def test_a_long_wait_can_be_interrupted_at_any_moment(monkeypatch, script):
     """Python does not notice a Ctrl-C that comes just before a sleep until the sleep is over."""
     monkeypatch.setattr(script, "requests", requests, raising=False)  # imported late
     monkeypatch.setattr(script, "urllib3", urllib3, raising=False)
-    limits = {"timeout_s": 1, "retries": 0, "threads": 1, "say": print}
-    if script is list_entities:
-        limits = {"options": SimpleNamespace(timeout=1, retries=0, workers=1), "say": print}
-    client = script.Client("http://127.0.0.1:1", API_KEY, **limits)
+    options = SimpleNamespace(timeout=1, retries=0, workers=1)
+    threads = {} if script is list_entities else {"threads": 1}
+    client = script.Client("http://127.0.0.1:1", API_KEY, options, say=print, **threads)
     client.resume_at = time.monotonic() + 300
     waits = []
     monkeypatch.setattr(time, "sleep", lambda wait_s: (waits.append(wait_s), setattr(client, "resume_at", 0.0)))

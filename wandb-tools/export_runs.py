@@ -1817,8 +1817,8 @@ class RequestError(Exception):
 class Client:
     """Sends requests to one server from many threads, with an API key or without any credentials."""
 
-    def __init__(self, url: str, key: str | None, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
-        self.base_url, self.timeout_s, self.retries, self.say = url, min(timeout_s, LIMIT_S), retries, say
+    def __init__(self, url: str, key: str | None, options: Options, threads: int, say: Say) -> None:
+        self.base_url, self.timeout_s, self.retries, self.say = url, min(options.timeout, LIMIT_S), options.retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
         self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
         self.questions = threading.BoundedSemaphore(threads)  # at once
@@ -1983,12 +1983,11 @@ class Server:
     """The server's API and its storage, with the limits for requests at once."""
 
     def __init__(self, base_url: str, key: str, options: Options, meter: Meter, say: Say) -> None:
-        limits: dict[str, Any] = {"timeout_s": options.timeout, "retries": options.retries, "say": say}
         self.options, self.meter = options, meter
         self.workers = min(options.workers or WORKERS, 1_000)  # memory for each connection is reserved at the start
         self.downloads = DOWNLOADS_A_WORKER * self.workers
-        self.api = Client(base_url, key, threads=self.workers, **limits)
-        self.storage = Client("", None, threads=self.downloads, **limits)
+        self.api = Client(base_url, key, options, self.workers, say)
+        self.storage = Client("", None, options, self.downloads, say)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: more need only memory
         self.forward = FORWARD  # empty for a server that does not know it
 
