@@ -3927,21 +3927,21 @@ class Meter(ExitStack):
 
     def __init__(self, *, quiet: bool) -> None:
         super().__init__()
-        self.quiet = quiet
+        self.show_line: Say = tell
+        self.pause_s = math.inf if quiet else PLAIN_LINE_S  # between two lines
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.started = self.last_line = time.monotonic()
-        self.status: Any = None
         if not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
 
-            self.status = self.enter_context(Console(stderr=True).status(""))
+            self.show_line, self.pause_s = self.enter_context(Console(stderr=True).status("")).update, 0.0
 
     def add(self, **counts: int) -> None:
         """Add to the counts of what is done, and of what is to do (`runs_wanted`, `histories_wanted`); show them."""
         with self.lock:
             self.counts.update(counts)
-            if self.quiet or not (self.status or time.monotonic() - self.last_line > PLAIN_LINE_S):
+            if time.monotonic() < self.last_line + self.pause_s:
                 return
             self.last_line = time.monotonic()
             elapsed_s, left_s, parts = self.last_line - self.started, 0.0, []
@@ -3954,8 +3954,7 @@ class Meter(ExitStack):
                 parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
             if left_s and elapsed_s >= PLAIN_LINE_S / 2:
                 parts.append(f"about {left_s:,.0f} s left")
-            show_line = self.status.update if self.status else tell
-            show_line(", ".join(parts))
+            self.show_line(", ".join(parts))
 
 
 def show(text: str) -> None:
