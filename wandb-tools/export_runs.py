@@ -2198,7 +2198,7 @@ def split(window: Window, first: datetime | None, runs: int) -> list[Window]:
     return [Window(*ends, window.last) for ends in itertools.pairwise([window.start, *bounds, window.end])]
 
 
-def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901, PLR0915 - in one sequence
+def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901 - in one sequence
     """Fill in the selected runs, each once. If there are fewer than the server counts, they are listed again."""
     active_since = server.options.selection.active_since
     url = f"{page_url(server.api.base_url)}/{quote(project.entity, safe='')}/{quote(project.name, safe='')}/runs"
@@ -2212,10 +2212,8 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         server.meter.add(runs=len(nodes))
         listed.append(len(nodes))
         if active_since is not None:
-            late = [node for node in nodes if (time_of(node["heartbeatAt"]) or EPOCH) >= active_since]
-            inactive.update({node["name"] for node in nodes} - {node["name"] for node in late})
-            nodes = late
-        nodes = [node for node in nodes if node["name"] not in project.lost]
+            inactive.update(node["name"] for node in nodes if (time_of(node["heartbeatAt"]) or EPOCH) < active_since)
+        nodes = [node for node in nodes if node["name"] not in inactive and node["name"] not in project.lost]
         with server.conversions:
             project.pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
         return rest
@@ -2708,18 +2706,17 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
     if len(exports) > 1:  # if they overlap, the one with the newest row counts
         exports.sort(key=lambda each: each.select(pl.max("_timestamp"), pl.min("order")).collect().fill_null(0).row(0))
     last = rows_of_json(map(as_row, live), keys, history.skipped)
+    history.found = sum(heights) + last.height
     if not exports:
-        history.found = last.height
         return last
     exported: AnyFrame = pl.concat(exports, how="diagonal_relaxed")
-    history.found = sum(heights)
-    if history.found * len(exported.collect_schema()) <= BATCH_CELLS:
+    if sum(heights) * len(exported.collect_schema()) <= BATCH_CELLS:
         with source.server.conversions:
             exported = exported.lazy().collect()
     if not live:
         return exported
     again = exported.lazy().filter(pl.col("order").is_in(last["order"].implode())).select(pl.col("order").n_unique())
-    history.found += last.height - again.collect().item()
+    history.found -= again.collect().item()
     return pl.concat([exported.lazy(), last.lazy()], how="diagonal_relaxed")
 
 
@@ -3667,11 +3664,10 @@ def settle_stems(projects: list[Project], output: Path) -> None:
         project.longer_stems = [stem for stem in taken if stem.startswith(f"{project.stem.lower()}_")]
 
 
-def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
+def owners_of(output: Path, stem: str) -> set[tuple[str, str] | None]:
     """The entities and projects in the metadata of the files with this stem."""
     names = ("runs", "history", "history_sampled", "system", "console")
-    owners = {owner_of(output / f"{stem}_{name}.parquet") for name in names}
-    return {owner for owner in owners if owner}
+    return {owner_of(output / f"{stem}_{name}.parquet") for name in names} - {None}
 
 
 def owner_of(file: Path) -> tuple[str, str] | None:
@@ -4192,12 +4188,12 @@ def export(options: Options) -> int:
             projects, failed = read_offline(options.offline, options, work, say), []
         else:
             settle_stems(projects, options.output)
-        one = partial(export_project, server, options=options, work=work)
-        side_by_side(one, projects, PROJECTS_AT_ONCE if server else 1)
+        at_once = PROJECTS_AT_ONCE if server else 1
+        side_by_side(lambda project: export_project(server, project, options, work), projects, at_once)
     return report(projects, failed, options, say)
 
 
-def export_project(server: Server | None, project: Project, *, options: Options, work: Path) -> None:
+def export_project(server: Server | None, project: Project, options: Options, work: Path) -> None:
     """Export one project. An exception becomes a failure of this project, so that the others go on."""
     try:
         find_earlier(project, options.output)
