@@ -2781,15 +2781,14 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
     """Read the file of a W&B Table, and what it lacks from artifacts."""
     if answer["files"] is None:
         raise RequestError("the answer has no files", status=200, retries=1)
-    nodes = [edge["node"] for edge in answer["files"]["edges"] if edge["node"]]
-    urls = [node["directUrl"] for node in nodes if node["directUrl"]]
-    if not urls:
+    url = next((edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]), None)
+    if not url:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
 
     def in_artifact(address: str) -> Path:
         return source.server.storage.retry(lambda _: download(source, artifact_url(source.server, address), files))
 
-    file = download(source, urls[0], files)
+    file = download(source, url, files)
     try:
         before = [in_artifact(address) for address in run.increments]
     except RequestError as error:
@@ -2821,11 +2820,10 @@ def artifact_url(server: Server, address: str) -> str:
         else:
             artifact_id = base64.b64encode(bytes.fromhex(owner)).decode()
         artifact = server.api.ask(ARTIFACT_FILE, {"id": artifact_id, "names": [name]})["artifact"]
-        edges = artifact["files"]["edges"] if artifact else ()
-        urls = [str(edge["node"]["directUrl"]) for edge in edges if edge["node"]["name"] == name]
-    if not urls:
-        raise RequestError("it does not exist", status=404, retries=0)
-    return urls[0]
+        for edge in artifact["files"]["edges"] if artifact else ():
+            if edge["node"]["name"] == name:
+                return str(edge["node"]["directUrl"])
+    raise RequestError("it does not exist", status=404, retries=0)
 
 
 def note_cut(history: History, run: Wanted, rows: int, why: str) -> None:
@@ -3718,15 +3716,14 @@ def verify(folder: Path, options: Options, say: Say) -> int:
     partial: list[str] = []
     for export in exports:
         about: dict[str, str | None] = {"entity": None, "project": None}
-        problems: dict[str, str | None] = {}
+        problems: Mapping[str, str | None] = {export.name: "is damaged, so the files of its project cannot be checked"}
         with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
             document = json.loads(export.read_text("utf-8"))
             about |= {name: document[name] for name in about}
             listed = {Path(facts["name"]).name: facts for facts in document["files"]}
-            problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()}
+            problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()} or problems
             if document.get("failed"):
                 partial.append(export.name)
-        problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
     # Files, and the stems of damaged metadata.
     named = tuple(str(row["file"]).removesuffix("metadata.json") for row in rows)
