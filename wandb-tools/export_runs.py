@@ -2161,18 +2161,17 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
             fetch_table(server, project, table, work)
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
-    for names in chunks(sweeps, RUNS_A_QUESTION):
-        try:
+    try:
+        for names in chunks(sweeps, RUNS_A_QUESTION):
             answer = ask_for_each(server, project, "Sweeps", "sweep(sweepName", dict.fromkeys(names, "config"))
-        except RequestError as error:
-            why = f"the goals of its sweeps cannot be read: {error}"
-            project.failed.append(Failure(project.path, "sweeps", why, error.attempts))
-            break
-        for sweep in filter(None, answer.values()):
-            with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
-                config = yaml_object((sweep["config"] or "").encode())
-                for metric in [config["metric"]] if config.get("metric") else config["metrics"]:
-                    goals.setdefault(str(metric["name"]), set()).add(str(metric.get("goal") or "minimize").lower())
+            for sweep in filter(None, answer.values()):
+                with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
+                    config = yaml_object((sweep["config"] or "").encode())
+                    for metric in [config["metric"]] if config.get("metric") else config["metrics"]:
+                        goals.setdefault(str(metric["name"]), set()).add(str(metric.get("goal") or "minimize").lower())
+    except RequestError as error:
+        why = f"the goals of its sweeps cannot be read: {error}"
+        project.failed.append(Failure(project.path, "sweeps", why, error.attempts))
     project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= {*GOALS.values()}}
 
 
@@ -2182,7 +2181,7 @@ def plan(server: Server, project: Project) -> bool:
     if answer is None:
         return False
     if None in answer.values():
-        raise RequestError("the answer has no runs", status=200, retries=0)
+        raise RequestError("the answer has no runs", retries=0)
     project.selected, project.filtered = answer["selected"], answer["all"] - answer["selected"]
     first, last = ([time_of(edge["node"]["createdAt"]) for edge in answer[key]["edges"]] for key in ("first", "last"))
     project.windows = split(Window(last=last[0] if last else None), first[0] if first else None, project.selected)
@@ -2586,7 +2585,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
         tries += 1
         given, answer = answer or ask_for_runs(source, [run])[run.id], None  # a retry asks again: signed URLs expire
         if given is None:
-            raise RequestError("the run no longer exists on the server", status=404, retries=0)
+            raise RequestError("the run no longer exists on the server", retries=0)
         try:
             history = read_answer(source, run, given)
         except DAMAGED as error:
@@ -2750,7 +2749,7 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
     count = start = reached = 0  # lines so far, and the numbers of the first and the next one
     while after is not None:
         if page is None:
-            raise RequestError("the answer has no console output", status=200, retries=1)
+            raise RequestError("the answer has no console output", retries=1)
         nodes, info = [edge["node"] for edge in page["edges"]], page["pageInfo"]
         numbers = [reached + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)]
         # W&B may end a page early, and call it the last one.
@@ -2780,10 +2779,10 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
 def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
     """Read the file of a W&B Table, and what it lacks from artifacts."""
     if answer["files"] is None:
-        raise RequestError("the answer has no files", status=200, retries=1)
+        raise RequestError("the answer has no files", retries=1)
     url = next((edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]), None)
     if not url:
-        raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
+        raise RequestError(f"its file {run.file} does not exist", retries=0)
 
     def in_artifact(address: str) -> Path:
         return source.server.storage.retry(lambda _: download(source, artifact_url(source.server, address), files))
@@ -2823,7 +2822,7 @@ def artifact_url(server: Server, address: str) -> str:
         for edge in artifact["files"]["edges"] if artifact else ():
             if edge["node"]["name"] == name:
                 return str(edge["node"]["directUrl"])
-    raise RequestError("it does not exist", status=404, retries=0)
+    raise RequestError("it does not exist", retries=0)
 
 
 def note_cut(history: History, run: Wanted, rows: int, why: str) -> None:
