@@ -41,6 +41,15 @@ def test_cases(folder, name):
     assert hostile.try_case(name, folder) == []
 
 
+def test_a_dry_run_of_runs_that_come_again_and_again(tmp_path, call_export):
+    with Server() as server:
+        hostile.fill(server)
+        hostile.same_page("Runs", "project", "runs")(server)
+        done = call_export("team/demo", "--dry-run", env=server.environment(tmp_path))
+    said = "error: team/demo: the server repeats its list of runs without end; try again later\n"
+    assert done == (3, "", said)
+
+
 @pytest.mark.parametrize("script", hostile.SCRIPTS)
 def test_wrong_values_in_answers(tmp_path, call_script, script):
     """Some of all places of all answers, and at each another value, in this process, whose memory is not measured."""

@@ -3766,7 +3766,7 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
 def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
     """Print the paths or the JSON on stdout, and a line per project on stderr. Returns the exit code."""
     written = [project for project in projects if project.files]
-    planned = [project for project in projects if project.selected and project.pages]
+    planned = [project for project in projects if project.selected and project.pages and project.runs is not None]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
     if empty := [project.path for project in projects if not (project.failed or project.files or project.runs.height)]:
