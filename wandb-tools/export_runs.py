@@ -2266,7 +2266,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     try:
         answer, size = server.api.ask_for_less(question, lambda size: {**variables, "first": size}, project.page_runs)
     except RequestError as error:  # maybe because of a single run: it is left out, and the others are asked for
-        most = MOST_LOST if any(page.keys.height for page in project.pages) else 2
+        most = MOST_LOST if any(page.keys.height for page in project.pages) else 2  # if none came yet, all may fail
         if len(project.lost) >= most or error.pause_s or (error.status < 500 and error.status != 200):
             raise
         answer, size = server.api.ask(RUNS % "", one), 1
@@ -2841,9 +2841,10 @@ def table_rows(file: bytes, before: Sequence[bytes] = (), whole: bytes | None = 
     if whole is not None:
         with suppress(ValueError, RecursionError):  # an artifact that is no such table costs none of the file's rows
             others, longer = parsed_table(whole)
-            for row, same in zip(longer if others == names else (), rows, strict=False):
-                row[:] = [other if value is None else value for value, other in zip(row, same, strict=True)]
-            rows = longer if others == names and len(longer) > len(rows) else rows
+            if others == names and len(longer) > len(rows):
+                for row, same in zip(longer, rows, strict=False):
+                    row[:] = [other if value is None else value for value, other in zip(row, same, strict=True)]
+                rows = longer
     for content in reversed(before):
         others, earlier = parsed_table(content)
         if others != names:
@@ -3880,7 +3881,7 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
 def report_failures(failures: Iterable[Failure], where: str = "") -> int:
     """Print each failure once, also with --quiet, and return the exit code. `where` tells where all are listed."""
     by_error: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for failure in dict.fromkeys(failures):
+    for failure in failures:
         by_error[failure.what, failure.error].append(failure.run)
     for (what, error), failing in by_error.items():
         runs = [*dict.fromkeys(failing)]
