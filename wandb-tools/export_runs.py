@@ -2132,11 +2132,10 @@ RUNS = IN_PROJECT % (
     ", $filters: JSONString, $first: Int, $after: String",
     """runs(filters: $filters, first: $first, after: $after, order: "+created_at") {
             pageInfo { endCursor hasNextPage }
-            edges { node { name displayName state createdAt heartbeatAt tags group jobType sweepName notes commit
-                historyLineCount user { username } %s } } }
+            edges { node { name displayName state createdAt heartbeatAt tags group job_type: jobType sweep: sweepName
+                notes commit historyLineCount user { username } %s } } }
         inWindow: runCount(filters: $filters)""",
 )
-NODE_FIELDS = {"tags": "tags", "group": "group", "job_type": "jobType", "sweep": "sweepName", "notes": "notes"}
 
 
 class Window(NamedTuple):
@@ -2153,7 +2152,7 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     """Fill in the project's runs and tables, and the goals of its sweeps."""
     options = server.options
     if not project.windows and not plan(server, project):
-        raise RequestError(f"there is no project {project.path}", retries=0)
+        raise RequestError(f"there is no project {project.path}")
     list_runs(server, project, work)
     project.tables = tables_asked(project, options)
     for table in project.tables.values():
@@ -2181,7 +2180,7 @@ def plan(server: Server, project: Project) -> bool:
     if answer is None:
         return False
     if None in answer.values():
-        raise RequestError("the answer has no runs", retries=0)
+        raise RequestError("the answer has no runs")
     project.selected, project.filtered = answer["selected"], answer["all"] - answer["selected"]
     first, last = ([time_of(edge["node"]["createdAt"]) for edge in answer[key]["edges"]] for key in ("first", "last"))
     project.windows = split(Window(last=last[0] if last else None), first[0] if first else None, project.selected)
@@ -2226,7 +2225,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         windows = project.windows
         while windows:
             if sum(listed) > 3 * project.selected + 100:
-                raise RequestError("the server repeats its list of runs without end; try again later", retries=0)
+                raise RequestError("the server repeats its list of runs without end; try again later")
             windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
         project.runs = keys_of(project.pages)
         known = inactive.union(project.runs["id"])
@@ -2234,7 +2233,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         got = len(known) + len(project.lost)
         if not known and (failures := [*project.lost.values(), *failed]):
             where = "" if failures[0] in failed else f"run {failures[0].run}: "
-            raise RequestError(where + failures[0].error, retries=0)
+            raise RequestError(where + failures[0].error)
         if any(failure.what == "runs" for failure in failed):
             break
         if got < project.selected:
@@ -2279,7 +2278,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     answer = answer["project"]
     project.page_runs = min(size * 4, PAGE_RUNS)
     if answer is None or answer["runs"] is None:
-        raise RequestError("the project no longer exists" if answer is None else "the answer has no runs", retries=0)
+        raise RequestError("the project no longer exists" if answer is None else "the answer has no runs")
     nodes = [edge["node"] for edge in answer["runs"]["edges"] if edge["node"]]
     info, runs = answer["runs"]["pageInfo"], answer["inWindow"]
     project.is_changing |= window.cursor is not None and runs != window.runs
@@ -2334,7 +2333,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         runtime_s=runtime_s(summary),
         last_step=int(step) if isinstance(step, int | float) and step % 1 == 0 and abs(step) < 2**63 else None,
         history_rows=node["historyLineCount"],
-        **{name: node[theirs] or None for name, theirs in NODE_FIELDS.items()},
+        **{name: node[name] or None for name in ("tags", "group", "job_type", "sweep", "notes")},
         user=(node["user"] or {}).get("username"),
         url=f"{url}/{quote(node['name'], safe='')}",
         **machine(writers.values() if isinstance(writers, dict) else (), node["commit"]),
@@ -2528,7 +2527,7 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
             missing.append(run)
     server.meter.add(histories_wanted=len(missing))
     at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
-    size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
+    size = min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once))
     if table.name == "console" and server.options.console_lines:
         size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
     batches: list[list[Wanted]] = []  # of neighbouring runs: part files hold ranges of run ids, as the table's file

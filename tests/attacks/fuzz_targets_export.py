@@ -248,7 +248,7 @@ def config_and_summary(data: bytes) -> None:
     """A config and a summary as a server sends them: columns hold the plain values, the texts the same JSON."""
     texts = [part.decode("utf-8", "replace") for part in [*data.split(SEPARATOR), b""][:2]]
     node = dict.fromkeys(("displayName", "state", "createdAt", "heartbeatAt", "historyLineCount", "tags", "group"))
-    node |= dict.fromkeys(("jobType", "sweepName", "notes", "commit", "user"))
+    node |= dict.fromkeys(("job_type", "sweep", "notes", "commit", "user"))
     node |= {"name": "a", "config": texts[0], "summaryMetrics": texts[1]}
     failed: list[export_runs.Failure] = []
     run = export_runs.run_of_node(node, export_runs.Project("team", "demo"), "https://example.org", failed)
