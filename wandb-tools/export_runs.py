@@ -3450,7 +3450,7 @@ def write_project(server: Server | None, project: Project, options: Options, wor
     taken = {name.removeprefix(METRIC).lower() for name in names.values()}  # by columns, which come first
     patterns = [definition.pattern for definition in definitions if not definition.pattern.endswith("*")]
     defined = {tuple(key.replace("\\.", ".") for key in re.split(r"(?<!\\)\.", pattern)) for pattern in patterns}
-    defined -= {path[1:] for path in names if path[0] == METRIC}
+    defined -= {path[1:] for path in names if path[0] == METRIC}  # the others have no column, but a goal to tell of
     names = {**names, **{(METRIC, *path): METRIC + name for path, name in settled_names(defined, taken).items()}}
     tables = sorted(project.tables.values(), key=lambda table: table.name)
     known: dict[KeyPath, Stated] = {}
@@ -3543,7 +3543,7 @@ def drop_shorter(project: Project, before: Mapping[str, int], headless: set[str]
             is_less = (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows
             if is_less or (run_id in headless and run_id in had):
                 shorter |= set() if is_sample else {run_id}
-                if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:
+                if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:  # the run went on since
                     table.outdated.append(run_id)
                 del table.fetched[run_id]
     project.kept_fuller = sorted(shorter)
@@ -4165,8 +4165,7 @@ def export(options: Options) -> int:
             import requests
             import urllib3
 
-            meter = at_end.enter_context(Meter(quiet=options.quiet))
-            server = Server(address, key, options, meter, say)
+            server = Server(address, key, options, at_end.enter_context(Meter(quiet=options.quiet)), say)
             own = {urlsplit(url).netloc.lower() for url in (address, page_url(address))}
             own |= {*PAGE_HOSTS} if FORGE in own else set()
             for host in sorted({place.host for place in options.places} - own - {""}):
