@@ -1169,6 +1169,15 @@ def test_the_goal_of_a_sweep_is_that_of_its_metrics_summaries(server, export, pr
     }
 
 
+def test_a_goal_that_has_changed(server, export, project):
+    """Runs that stay from the earlier export count with their goals, too: here none does."""
+    for number, goal in enumerate(["minimize", "maximize"], 1):
+        config = {"_wandb": {"value": {"m": [{"1": "loss", "8": number}]}}}
+        server.add_run("team", "demo", "r", config=json.dumps(config), summary={"loss": 1})
+        assert export("-e", "team", *QUICK).code == 0
+        assert facts_of(project("demo").runs_file)["metric_loss"]["goal"] == goal
+
+
 def test_the_goals_of_a_sweep_over_several_metrics(server, export, project):
     config = "metrics: [{name: acc, goal: Maximize}, {name: time}]\n"
     server.add_sweep("team", "demo", "s1", config=config)
