@@ -734,6 +734,15 @@ def test_null_in_place_of_a_run(server, export, out):
     assert "the server counts 2 runs, but lists 1" in done.err
 
 
+def test_a_page_without_a_run_that_calls_itself_not_the_last(server, export, out):
+    add_run(server, "demo", "a")
+    page = {"edges": [{"node": None}], "pageInfo": {"endCursor": "x", "hasNextPage": True}}
+    body = json.dumps({"data": {"project": {"runs": page, "inWindow": 1}}})
+    server.fault("status", match={"operation": "Runs"}, times=1, status=200, body=body)
+    assert export("team/demo", *QUICK).code == 0
+    assert runs(out)["id"].to_list() == ["a"]
+
+
 def test_many_pages_that_cannot_be_understood_end_the_export(server, export, out):
     """None of them may keep what the next one waits for."""
     server.add_runs("team", "demo", 10_000, keys=8)
