@@ -677,6 +677,23 @@ def test_a_history_that_the_server_does_not_count(server, export, out, count):
     assert history(out).height == 5
 
 
+def test_a_run_with_a_step_and_no_history(server, export):
+    server.add_run("team", "demo", "a", summary={"_step": 4})
+    done = export("team/demo", "--include-history", *QUICK)
+    assert (done.code, done.err) == (0, "team/demo: 1 run (1 finished), 0 history rows\n")
+
+
+def test_the_last_lines_of_output_without_a_count(server, export, out):
+    server.add_run("team", "demo", "a")
+    server.add_console("team", "demo", "a", [f"2026-01-01T00:00:00 line {number}" for number in range(9)])
+    node = {"number": 8, "timestamp": "2026-01-01T00:00:00", "level": None, "line": "line 8"}
+    page = {"edges": [{"node": node}], "pageInfo": {"endCursor": None, "hasNextPage": False}}
+    few = json.dumps({"logLineCount": None, "logLines": page})
+    server.fault("replace", match={"operation": "Rows"}, times=1, place=["data", "project", "r0"], value=few)
+    assert export("team/demo", "--console-lines", 3, *QUICK).code == 0
+    assert pl.read_parquet(out / "team_demo_console.parquet")["line"].to_list() == [6, 7, 8]
+
+
 @pytest.mark.parametrize("is_exported", [True, False])
 def test_a_history_without_a_count_and_a_summary(server, export, out, is_exported):
     server.add_run("team", "demo", "a", summary={})

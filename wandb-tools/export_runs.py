@@ -3386,13 +3386,12 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 def find_earlier(project: Project, output: Path) -> None:
     """Fill in the files of an earlier export. ScriptError if one is unreadable."""
     found, newest = dict[str, Earlier](), ""
+    ours = (None, (project.entity, project.name))
     for file in sorted(output.glob(f"{project.stem}_*.parquet")):
         name = file.stem.removeprefix(f"{project.stem}_")
-        if not re.fullmatch("runs|history|history_sampled|system|console|table_.*", name):
-            continue
         try:
-            if name.startswith("table_") and owner_of(file) not in (None, (project.entity, project.name)):
-                continue  # a file of another project, whose name begins so
+            if not (re.fullmatch("runs|history(_sampled)?|system|console|table_.*", name) and owner_of(file) in ours):
+                continue  # maybe a file of another project, whose name begins so
             metadata = pl.read_parquet_metadata(file)
             rows = pl.scan_parquet(file, glob=False)
             schema = rows.collect_schema()
