@@ -404,6 +404,16 @@ def test_exports_of_the_same_rows_are_no_bomb(empty_server, export, demo, tmp_pa
     assert demo().history["_step"].to_list() == list(range(60_000))
 
 
+def test_a_sample_of_system_metrics_replaces_a_longer_one(empty_server, export, tmp_path):
+    run = empty_server.add_run("team", "demo", "one")
+    for rows in (5, 3):
+        run.events[:] = [json.dumps({"_timestamp": time, "system.cpu": rows}) for time in range(rows)]
+        empty_server.change_run("team", "demo", "one", heartbeat_at=f"2026-02-0{rows}T00:00:00Z")
+        assert export("team/demo", "--system-metrics").code == 0
+        metrics = pl.read_parquet(tmp_path / "out" / "team_demo_system.parquet")
+        assert metrics["system_cpu"].to_list() == [rows] * rows
+
+
 def test_texts_among_system_metrics_are_no_keys_of_a_history(empty_server, export, demo):
     add_runs(empty_server, one="g")
     empty_server.add_events("team", "demo", "one", [{"_timestamp": 1, "system.cpu": 2.5, "system.name": "text"}])
