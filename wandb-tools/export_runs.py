@@ -2294,9 +2294,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
 
 def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: list[Failure]) -> Run:
     """One run of the server's answer. A config or summary that is no JSON object is a failure and stored as text."""
-    leaves: Leaves = []
-    config: dict[str, Any] = {}
-    summary: dict[str, Any] = {}
+    leaves, config, summary = Leaves(), dict[str, Any](), dict[str, Any]()
     texts = {"config": "{}", "summaryMetrics": "{}"}
     for key in texts:
         text = node.get(key) or "{}"
@@ -3709,8 +3707,7 @@ def verify(folder: Path, options: Options, say: Say) -> int:
     if not exports:
         raise ScriptError(f"{folder} contains no export; name the folder that you gave as -o", NOTHING_USABLE)
     import_libraries()
-    rows: list[dict[str, str | None]] = []
-    partial: list[str] = []
+    rows, incomplete = list[dict[str, str | None]](), list[str]()  # of files; metadata files that list failures
     for export in exports:
         about: dict[str, str | None] = {"entity": None, "project": None}
         problems: Mapping[str, str | None] = {export.name: "is damaged, so the files of its project cannot be checked"}
@@ -3720,7 +3717,7 @@ def verify(folder: Path, options: Options, say: Say) -> int:
             listed = {Path(facts["name"]).name: facts for facts in document["files"]}
             problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()} or problems
             if document.get("failed"):
-                partial.append(export.name)
+                incomplete.append(export.name)
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
     # Files, and the stems of damaged metadata.
     named = tuple(str(row["file"]).removesuffix("metadata.json") for row in rows)
@@ -3735,8 +3732,8 @@ def verify(folder: Path, options: Options, say: Say) -> int:
         tell(f"error: {folder / str(row['file'])} {row['error']}; restore it from a copy, or {again}")
     outcome = f"{len(damaged):,} damaged or missing" if damaged else "all unchanged"
     say(f"{counted(len(rows), 'file')} of {counted(len(exports), 'export')} in {folder}: {outcome}")
-    if partial:
-        say(f"not everything was exported: see `failed` in {first_of(partial)}")
+    if incomplete:
+        say(f"not everything was exported: see `failed` in {first_of(incomplete)}")
     if options.json:
         show(json_text({"version": 1, "verified": rows}))
     return PARTIAL if damaged else OK
