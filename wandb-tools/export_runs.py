@@ -3461,17 +3461,10 @@ def write_project(server: Server | None, project: Project, options: Options, wor
             is_same = (table.staying, table.names, facts) == ({*earlier.rows}, earlier.columns, earlier.facts)
             current |= {table.name: earlier.export_id} if is_same else {}
     export_id = next(iter(current.values()), uuid.uuid4().hex)
-    about: dict[str, object] = {
-        **project.place,
-        "exported_at": jsonable(now()),
-        "versions": {name: version(name) for name in ("wandb", "polars")} | {"wandb-tools": VERSION},
-    }
-    metadata = {
-        SCHEMA_KEY: SCHEMA_VERSION,
-        METRICS_KEY: json.dumps(facts, sort_keys=True),
-        SOURCE_KEY: json.dumps({**source, **about}),
-        EXPORT_ID_KEY: export_id,
-    }
+    versions = {name: version(name) for name in ("wandb", "polars")} | {"wandb-tools": VERSION}
+    about: dict[str, object] = {**project.place, "exported_at": jsonable(now()), "versions": versions}
+    metadata = {SCHEMA_KEY: SCHEMA_VERSION, METRICS_KEY: json.dumps(facts, sort_keys=True)}
+    metadata |= {SOURCE_KEY: json.dumps({**source, **about}), EXPORT_ID_KEY: export_id}
     files = []
     with publishing(options.output, work) as unfinished:
         for name in [*(table.name for table in tables), "runs"]:
