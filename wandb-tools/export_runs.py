@@ -2119,23 +2119,17 @@ def chunks(items: Sequence[Subject], size: int) -> list[Sequence[Subject]]:
 
 # --- the server: its projects, and their pages of runs --------------------------------------------------------
 
-PLAN = IN_PROJECT % (
-    "Plan",
-    ", $filters: JSONString",
-    """all: runCount
+PLAN_FIELDS = """all: runCount
         selected: runCount(filters: $filters)
         first: runs(filters: $filters, first: 1, order: "+created_at") { edges { node { createdAt } } }
-        last: runs(filters: $filters, first: 1, order: "-created_at") { edges { node { createdAt } } }""",
-)
-RUNS = IN_PROJECT % (
-    "Runs",
-    ", $filters: JSONString, $first: Int, $after: String",
-    """runs(filters: $filters, first: $first, after: $after, order: "+created_at") {
+        last: runs(filters: $filters, first: 1, order: "-created_at") { edges { node { createdAt } } }"""
+PLAN = IN_PROJECT % ("Plan", ", $filters: JSONString", PLAN_FIELDS)
+RUNS_FIELDS = """runs(filters: $filters, first: $first, after: $after, order: "+created_at") {
             pageInfo { endCursor hasNextPage }
             edges { node { name displayName state createdAt heartbeatAt tags group job_type: jobType sweep: sweepName
                 notes commit historyLineCount user { username } %s } } }
-        inWindow: runCount(filters: $filters)""",
-)
+        inWindow: runCount(filters: $filters)"""
+RUNS = IN_PROJECT % ("Runs", ", $filters: JSONString, $first: Int, $after: String", RUNS_FIELDS)
 
 
 class Window(NamedTuple):
