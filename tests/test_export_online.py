@@ -771,10 +771,11 @@ def test_no_access_is_one_line(export, tmp_path, settings, said):
     assert not snapshot(tmp_path / "out")
 
 
-def test_a_server_that_tells_no_projects(server, export):
+@pytest.mark.parametrize("globs", ["*", "d*,e*"])
+def test_a_server_that_tells_no_projects(server, export, globs):
     server.add_runs("team", "demo", 3, keys=8)
     server.fault("status", match={"field": "models"}, status=503)
-    done = export("-e", "team", "--timeout", 5, "--retries", 0)
+    done = export("-e", "team", "-p", globs, "--timeout", 5, "--retries", 0)
     assert done.code == 1
     assert "team: its projects cannot be listed: simulated failure (HTTP 503)" in error_line(done)
 

@@ -2051,7 +2051,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
         named[place.entity, place.project].append(place)
     found: dict[tuple[str, str], Project] = {}
     outcomes = side_by_side(partial(projects_at, server), [*named.values()], server.workers)
-    failed = [failure for _, _, failures in outcomes for failure in failures]
+    failed = [*dict.fromkeys(failure for _, _, failures in outcomes for failure in failures)]  # one for several globs
     for project in (project for projects, _, _ in outcomes for project in projects):
         known = found.setdefault((project.entity, project.name), project)
         if known is not project:  # several globs match it: the runs that any of the places selects
@@ -2067,7 +2067,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
         failed.append(Failure(f"{entity}/{pattern}", "project", error))
     if not found:
         raise nothing_exported(failed)
-    return [found[key] for key in sorted(found)], list(dict.fromkeys(failed))
+    return [found[key] for key in sorted(found)], failed
 
 
 def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], list[str], list[Failure]]:
