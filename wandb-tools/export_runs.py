@@ -2589,7 +2589,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
         source.server.storage.retry(attempt)
     except (ScriptError, OSError):  # the folder cannot be written to: not a failure of this run alone
         raise
-    except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
+    except Exception as error:  # noqa: BLE001 - one run with odd data must not stop the others
         failure = Failure.of(error, run.id, unquote(source.table.name))
         had = f"only {best.found:,} of {best.counted:,} rows were downloaded" if best else ""
         why = ": ".join(filter(None, (had, failure.error)))
@@ -3403,7 +3403,7 @@ def find_earlier(project: Project, output: Path) -> None:
                 export_id=metadata.get(EXPORT_ID_KEY),
                 key=metadata.get(TABLE_KEY, ""),
             )
-        except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
+        except (Exception, *DAMAGED) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
     # Files with different export ids, or newer than their metadata: an export was killed while it renamed them. All are
     # written again; what each file states about its own rows is still true.
