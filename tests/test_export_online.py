@@ -127,6 +127,14 @@ def test_every_run_once_however_they_were_created_and_whatever_happens_meanwhile
     assert not server.counts().get("field:history", 0) + server.counts().get("download", 0)
 
 
+def test_a_failure_of_a_run_on_two_pages_is_one(server, export, project):
+    for number in range(1, 6):
+        server.add_run("team", "demo", f"r{number}", config="[]", created_at=f"2026-01-0{number}T00:00:00Z")
+    server.configure(page_limit=3)
+    assert export("team/demo", *QUICK).code == 3
+    assert names_of_failed(project("demo")) == [(f"r{number}", "config") for number in range(1, 6)]
+
+
 # --- histories ------------------------------------------------------------------------------------------------
 
 
