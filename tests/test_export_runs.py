@@ -722,6 +722,14 @@ def test_whole_log_of_an_old_core(sizes):
     assert (records, found.torn, found.damage) == (written, False, [])
 
 
+def test_damaged_log_of_an_old_core():
+    written = [bytes([number]) * 20_000 for number in range(8)]
+    log = bytearray(log_of(written, counted_from=len(HEADER)))
+    log[20] ^= 1
+    records, found = read(bytes(log))
+    assert (records, found.torn, found.damage) == (written[1:], False, ["byte 7"])
+
+
 @given(genuine_logs(), st.data())
 def test_log_cut_anywhere(log, data):
     cut = place(data.draw, log)

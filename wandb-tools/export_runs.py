@@ -485,11 +485,12 @@ class Project:
 
 # --- log bytes to records -------------------------------------------------------------------------------------
 
-# The transaction log: a header, then LevelDB's log format in blocks counted from the start of the file.
+# The transaction log: a header, then LevelDB's log format: chunks of which none crosses the end of a block.
 LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in little-endian order, version 0
 BLOCK_BYTES = 32_768
 CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
 HEADER_BYTES = CHUNK_HEADER.size
+READ_BYTES = 32 * BLOCK_BYTES
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
 LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large file until it is asked for it
 NOT_PULLED = "a git-LFS pointer instead of the file; run `git lfs pull` there, then export again"
@@ -502,58 +503,46 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
     Unreadable bytes with no such chunk after them are a torn end. For a file that is no log, nothing is noted.
     """
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
-    gap: int | None = None  # where bytes became unreadable
-    offset, at = 0, len(LOG_HEADER)  # of the block in the file, and of the next chunk in the block
-    size = first_block_bytes(opened)
-    while block := opened.read(size):
-        if offset == 0 and not block.startswith(LOG_HEADER):
-            log.error = NOT_PULLED if block.startswith(LFS_POINTER) else ""
-            gap = 0
-        while len(block) - at >= HEADER_BYTES:
-            crc, length, kind = CHUNK_HEADER.unpack_from(block, at)
-            end = at + HEADER_BYTES + length
-            if end > len(block) or not FULL <= kind <= LAST or zlib.crc32(block[at + 6 : end]) != crc:
-                gap = offset + at if gap is None else gap
+    data = more = opened.read(READ_BYTES)
+    start, at = 0, len(LOG_HEADER)  # of the data in the file, and of the next chunk in the data
+    gap = None if data.startswith(LOG_HEADER) else 0  # where bytes became unreadable
+    log.torn = LOG_HEADER.startswith(data)  # killed before the first record
+    log.error = NOT_PULLED if data.startswith(LFS_POINTER) else ""
+    while at < len(data) and (gap != 0 or start + at < BLOCK_BYTES):  # no chunk in the first block: it is no log
+        if more and len(data) - at < BLOCK_BYTES:
+            more = opened.read(READ_BYTES)
+            data, start, at = data[at:] + more, start + at, 0
+        end = at + HEADER_BYTES
+        if end <= len(data):
+            crc, length, kind = CHUNK_HEADER.unpack_from(data, at)
+            end += length
+        if end > len(data) or not FULL <= kind <= LAST or zlib.crc32(data[at + 6 : end]) != crc:
+            # Zeros fill a block that has no room for another chunk. Blocks are counted from the start of the file; the
+            # SDK's Go core before 0.17.6 counted them from behind the header.
+            place = start + at
+            room = min(-place % BLOCK_BYTES, (len(LOG_HEADER) - place) % BLOCK_BYTES)
+            if gap is None and 0 < room < HEADER_BYTES and data[at : at + room] == bytes(room):
+                at += room
+            else:
+                gap = place if gap is None else gap
                 at += 1
-                continue
-            if gap is not None:
-                log.damage.append(f"byte {gap}")
-                pieces = gap = None
-            if kind in (FULL, FIRST):
-                if pieces is not None:
-                    log.damage.append(f"byte {offset + at}: the record before it has no end")
-                pieces = []
-            elif pieces is None and not log.damage:  # else it is the rest of a record whose loss is noted already
-                log.damage.append(f"byte {offset + at}: a record without its beginning")
-            payload, at = block[at + HEADER_BYTES : end], end
+            continue
+        if gap is not None:
+            log.damage.append(f"byte {gap}")
+            pieces = gap = None
+        if kind in (FULL, FIRST):
             if pieces is not None:
-                pieces.append(payload)
-                if kind in (FULL, LAST):
-                    yield b"".join(pieces)
-                    pieces = None
-        if gap == 0:  # no valid chunk in the first block: no log, or killed within the first seven bytes
-            log.torn = LOG_HEADER.startswith(block)
-            return
-        is_padding = len(block) == size and not any(block[at:])
-        if at < len(block) and not is_padding and gap is None:
-            gap = offset + at
-        offset, at, size = offset + len(block), 0, BLOCK_BYTES
-    # Nothing behind the header: killed before the first record.
-    log.torn |= pieces is not None or gap is not None or offset <= len(LOG_HEADER)
-
-
-def first_block_bytes(opened: IO[bytes]) -> int:
-    """The size of a log's first block: the SDK's Go core before 0.17.6 counted the blocks from behind the header."""
-    block, end = opened.read(BLOCK_BYTES + len(LOG_HEADER)), len(LOG_HEADER)
-    opened.seek(0)
-    while end + HEADER_BYTES <= len(block):
-        at, (crc, length, kind) = end, CHUNK_HEADER.unpack_from(block, end)
-        end = at + HEADER_BYTES + length
-        # There, a whole chunk belongs to the first block. Else an empty record may begin the next one.
-        if end > BLOCK_BYTES:
-            is_whole = end <= len(block) and FULL <= kind <= LAST and zlib.crc32(block[at + 6 : end]) == crc
-            return len(block) if is_whole and (at < BLOCK_BYTES or kind == FIRST) else BLOCK_BYTES
-    return BLOCK_BYTES
+                log.damage.append(f"byte {start + at}: the record before it has no end")
+            pieces = []
+        elif pieces is None and not log.damage:  # else it is the rest of a record whose loss is noted already
+            log.damage.append(f"byte {start + at}: a record without its beginning")
+        if pieces is not None:
+            pieces.append(data[at + HEADER_BYTES : end])
+            if kind in (FULL, LAST):
+                yield b"".join(pieces)
+                pieces = None
+        at = end
+    log.torn |= pieces is not None or bool(gap)
 
 
 # --- records to a log -----------------------------------------------------------------------------------------
@@ -680,7 +669,7 @@ def read_log(log: Log, rows: LogRows) -> None:
     changes: dict[bytes, bytes] = {}  # items of summary records: see `keep_last`
     logged: dict[bytes, bytes] = {}  # those of the history: its summary if there is no other
     try:
-        with regular(log.file).open("rb", buffering=32 * BLOCK_BYTES) as opened:
+        with regular(log.file).open("rb") as opened:
             for payload in log_records(opened, log):
                 log.records += 1
                 try:
