@@ -137,7 +137,6 @@ NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # 
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
 PART_KEY = "wandb_tools.part"  # of a part file: its parts, for a later export
-MIXED = "mixed"  # in place of a dtype: values of several types, as JSON
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # in memory
 TEXTS = ("_config_json", "_summary_json")  # the last columns of the runs file
 
@@ -300,7 +299,7 @@ class Page:
 
     file: Path
     keys: pl.DataFrame  # the columns KEYS
-    kinds: Mapping[KeyPath, str]  # of the flattened columns: a dtype or MIXED; Null: not in the file
+    kinds: Mapping[KeyPath, str]  # dtypes of the flattened columns; Null: not in the file
     nested: Mapping[str, frozenset[KeyPath]]  # by run id: paths of more than one key among the summary's numbers
     tables: Mapping[str, Mapping[str, TableFile]]  # by run id: see Run
     definitions: frozenset[MetricDefinition]
@@ -3106,7 +3105,7 @@ def run_schema() -> dict[str, Any]:
     return dtypes | {"runtime_s": pl.Float64, "tags": pl.List(pl.String)}
 
 
-def write_page(runs: Iterable[Run], work: Path) -> Page:  # noqa: C901 - in one sequence
+def write_page(runs: Iterable[Run], work: Path) -> Page:
     """Write runs to a page with typed columns, sorted like the runs file. Pages do not depend on each other."""
     runs = sorted(runs, key=lambda run: (run.row["created_at"] or EPOCH, run.row["id"]))
     columns: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
@@ -3137,14 +3136,9 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:  # noqa: C901 - in one 
     flattened = []
     for path, values in columns.items():
         resize(values, len(runs))
-        types_found = set(map(type, values)) - {type(None)}
         series = settled_series(column_key(path), values)
-        kinds[path] = str(series.dtype) if types_found else "Null"
-        is_mixed = len(types_found) > 1 or (types_found == {int} and series.dtype == pl.Float64)
-        if is_mixed and path[0] == CONFIG:  # write_runs() settles the dtype for all pages
-            kinds[path] = MIXED
-            series = pl.Series(series.name, [None if v is None else valid_json(v) for v in values], dtype=pl.String)
-        if types_found:
+        kinds[path] = str(series.dtype) if series.count() else "Null"
+        if series.count():
             flattened.append(series)
     file = write_intermediate(table.hstack(flattened), work)
     definitions = frozenset(definition for run in runs for definition in run.definitions)
@@ -3166,19 +3160,19 @@ def write_runs(at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
     dtypes: dict[KeyPath, Any] = {}  # of the flattened columns: each holds the values of all pages
-    settled: dict[KeyPath, pl.Series] = {}  # columns whose dtypes do not fit together: the values of all pages
+    mixed: dict[KeyPath, list[Scalar]] = {}  # values of columns that are text on some pages only
     for path, dtype in sorted(widest_dtypes(page.kinds for page in pages).items()):
-        kinds = {page.kinds.get(path, "Null") for page in pages} - {"Null"}
-        dtypes[path] = pl.String if dtype == "Null" or MIXED in kinds else getattr(pl, dtype)
-        if MIXED in kinds or (dtype == "String" and len(kinds) > 1):
-            values: list[Scalar] = []
-            for page in pages:
-                column: Iterable[Any] = [None] * page.keys.height
-                if (kind := page.kinds.get(path, "Null")) != "Null":
-                    column = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series()
-                values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
-            settled[path] = settled_series(column_key(path), values)
-            dtypes[path] = settled[path].dtype
+        dtypes[path] = pl.String if dtype == "Null" else getattr(pl, dtype)
+        if dtype == "String" and len({page.kinds.get(path, "Null") for page in pages} - {"Null"}) > 1:
+            mixed[path] = []
+    for page in pages if mixed else ():
+        for text in pl.read_parquet(page.file, columns=[TEXTS[0]], glob=False).to_series():
+            config = json.loads(text)  # a text if it could not be parsed
+            leaves = dict(flatten(config, (CONFIG,))) if isinstance(config, dict) else {}
+            for path, values in mixed.items():
+                values.append(leaves.get(path))
+    settled = {path: settled_series(column_key(path), values) for path, values in mixed.items()}
+    dtypes |= {path: series.dtype for path, series in settled.items()}
 
     starts = [0, *itertools.accumulate(page.keys.height for page in pages)]
     order = runs["page"].rle().struct.field("value").to_list()
