@@ -161,7 +161,7 @@ def test_small_logs_do_share_files(tmp_path):
     files = sorted((tmp_path / "logs").rglob("*.wandb"))
     export_runs.import_libraries()
     read = export_runs.read_logs(files, tmp_path, export_runs.parse_args(["--offline", "x", "--include-history"]))
-    parts = [part.file for log in read for part in log.parts["history"]]
+    parts = [part.file for log in read for part in log.rows["history"].parts]
     assert len(parts) == len(files)
     assert len(set(parts)) < len(files) / 2
 

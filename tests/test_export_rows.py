@@ -995,7 +995,7 @@ def test_a_bar_that_stays_open_holds_nothing_back(tmp_path, monkeypatch):
     add_records(file, [*raw_output(*writes), *raw_output(("stderr", "\rdone\n"), ("stdout", "last\n"))])
     options = export_runs.parse_args(["--offline", str(tmp_path), "--console"])
     [log] = export_runs.read_logs([file], tmp_path, options)
-    frames = [pl.read_parquet(part.file).sort("order") for part in log.parts["console"]]
+    frames = [pl.read_parquet(part.file).sort("order") for part in log.rows["console"].parts]
     assert all(frame.height <= 12 for frame in frames)
     lines = pl.concat(frames)
     assert lines["order"].to_list() == [*range(37)]

@@ -283,7 +283,7 @@ def read_alone(file: Path, folder: Path) -> export_runs.Log:
 
 def rows_of(log: export_runs.Log) -> list[dict[str, float]]:
     """The history of a log that was read alone, without nulls."""
-    frames = [pl.read_parquet(part.file, glob=False) for part in log.parts["history"]]
+    frames = [pl.read_parquet(part.file, glob=False) for part in log.rows["history"].parts]
     rows = [row for frame in frames for row in frame.drop("run_id").iter_rows(named=True)]
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
@@ -297,8 +297,8 @@ def test_parts_are_one_history(recorded, tmp_path, monkeypatch):
     monkeypatch.setattr(export_runs, "PART_ITEMS", 10**9)
     monkeypatch.setattr(export_runs, "PART_CELLS", 90)
     in_cells = read_alone(file, tmp_path)
-    assert (len(whole.parts["history"]), len(in_parts.parts["history"])) == (1, 8)
-    assert len(in_cells.parts["history"]) > recordings.MANY_ROWS / 20
+    assert (len(whole.rows["history"].parts), len(in_parts.rows["history"].parts)) == (1, 8)
+    assert len(in_cells.rows["history"].parts) > recordings.MANY_ROWS / 20
     assert rows_of(whole) == rows_of(in_parts) == rows_of(in_cells)
 
 
@@ -331,7 +331,7 @@ def test_a_damaged_row_leaves_no_values(tmp_path):
     both, later = (export_runs.column_key((name,)) for name in ("both", "later"))
     expected = [{"order": 1, "_timestamp": 1.0, both: 1}, {"order": 2, "_timestamp": 2.0, later: 2}]
     assert rows_of(log) == expected
-    assert [part.dtypes for part in log.parts["history"]] == [{("both",): "Int64", ("later",): "Int64"}]
+    assert [part.dtypes for part in log.rows["history"].parts] == [{("both",): "Int64", ("later",): "Int64"}]
 
 
 def test_summaries_of_define_metric(recorded):

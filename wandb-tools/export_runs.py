@@ -546,7 +546,6 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
 
 # --- records to a log -----------------------------------------------------------------------------------------
 
-NUMBER_TYPES = frozenset((int, float))
 VALUE_TAG = b"\x82\x01"  # the protobuf tag of `value_json` (field 16, length-delimited), which comes last in an item
 GONE = ...  # in place of a value that was removed
 RECORD_FIELDS = {"id": "run_id", "name": "display_name", "group": "run_group", "sweep": "sweep_id"}  # of a run record
@@ -609,7 +608,7 @@ class Log:
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # each process's notes on its machine
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
-    parts: defaultdict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))  # by the table's name
+    rows: defaultdict[str, History] = field(default_factory=lambda: defaultdict(History))  # by the table's name
     skipped: set[KeyPath] = field(default_factory=set)
     staged: dict[str, tuple[str, str]] = field(default_factory=dict)  # by address: see `staged_file`
 
@@ -622,7 +621,7 @@ class Log:
     def is_refused(self) -> bool:
         """True if `wandb.init` failed, as W&B was out of reach or refused to resume the run: else it logs telemetry."""
         is_known = self.exit_code is not None and "sdk" in self.run
-        return is_known and "telemetry" not in self.kinds and "history" not in self.parts
+        return is_known and "telemetry" not in self.kinds and "history" not in self.rows
 
     @property
     def span_s(self) -> float:
@@ -965,10 +964,9 @@ class LogRows:
     """Collects the rows of logs, one log after the other, and writes them to part files that runs share."""
 
     def __init__(self, folder: Path, options: Options) -> None:
-        self.proto = wandb_proto()
-        self.folder, self.options = folder, options
+        self.folder, self.options, self.proto = folder, options, wandb_proto()
         # Rows of logs that have ended, by table (see `hold`) and run id: those of a table will share a file.
-        self.held: defaultdict[tuple[str, str], dict[str, tuple[Log, History]]] = defaultdict(dict)
+        self.held: defaultdict[tuple[str, str], dict[str, History]] = defaultdict(dict)
         self.held_rows, self.held_columns = 0, set[str]()
 
     def start(self, log: Log) -> None:
@@ -997,7 +995,7 @@ class LogRows:
 
     def add_history(self, row: Any) -> None:
         """Add a row; `row` is the history of a `glance_class`. Short numbers of known metrics are read quickly."""
-        columns, by_keys, loads = self.columns["history"], self.by_keys, orjson.loads
+        columns, by_keys, loads, plain = self.columns["history"], self.by_keys, orjson.loads, (int, float)
         count = columns.rows
         others: list[bytes] = []
         for item in row.item:
@@ -1007,7 +1005,7 @@ class LogRows:
                 number = loads(value[1:])
             except ValueError:
                 number = NON_FINITE.get(value[1:].decode(errors="replace"))
-            if numbers is None or type(number) not in NUMBER_TYPES or value[0] != len(value) - 1:
+            if numbers is None or type(number) not in plain or value[0] != len(value) - 1:
                 others.append(item)
                 continue
             if len(numbers) != count:
@@ -1102,7 +1100,7 @@ class LogRows:
                 return
             opened.seek(0)
             if sum(not line.isspace() for line in opened) > self.lines_written + len(self.lines):
-                log.parts.pop("console", None)
+                log.rows.pop("console", None)
                 self.lines, self.lines_written = [], 0
                 opened.seek(0)
                 for line in opened:
@@ -1144,15 +1142,14 @@ class LogRows:
         cells = (self.held_rows + rows.height) * len(self.held_columns | {*rows.columns})
         if cells > BATCH_CELLS or run_id in self.held[key]:
             self.write()
-        self.held[key][run_id] = self.log, History(frame=rows)
+        self.held[key][run_id] = self.log.rows[table]
+        self.log.rows[table].frame = rows
         self.held_rows += rows.height
         self.held_columns |= {*rows.columns}
 
     def write(self) -> None:
-        for (table, _), held in self.held.items():
-            write_parts({run_id: history for run_id, (_, history) in held.items()}, self.folder)
-            for log, history in held.values():
-                log.parts[table] += history.parts
+        for held in self.held.values():
+            write_parts(held, self.folder)
         self.held.clear()
         self.held_rows, self.held_columns = 0, set()
 
@@ -1200,7 +1197,7 @@ def resize(values: list[Any], rows: int) -> None:
 
 
 def write_parts(histories: Mapping[str, History], folder: Path) -> None:
-    """Move the frames of histories, by run id, to one file. Of a run's rows with the same `order`, the last counts."""
+    """Move the frames of histories, by run id, to a file. Of a run's rows with the same `order`, the last counts."""
     found = {run_id: cast("Any", histories[run_id].frame) for run_id in sorted(histories)}
     dtypes = {run_id: logged_dtypes(frame.collect_schema()) for run_id, frame in found.items()}
     stored = widest_dtypes(dtypes.values())
@@ -1222,7 +1219,8 @@ def write_parts(histories: Mapping[str, History], folder: Path) -> None:
     file = write_intermediate(rows, folder, {PART_KEY: json.dumps([noted, keys])})  # for `stored_parts`
     for run_id, one in histories.items():
         one.frame = None
-        one.parts = [Part(file, stored, len(facts), dtypes[run_id], *facts[run_id])] if run_id in facts else ()
+        if run_id in facts:
+            one.parts = [*one.parts, Part(file, stored, len(facts), dtypes[run_id], *facts[run_id])]
 
 
 def logged_dtypes(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
@@ -1558,7 +1556,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         config = {key: value for key, value in config.items() if key not in (*log.config_at_start, *NOT_CONFIG)}
         merge_config(config, {key: value for key, value in log.config.items() if key not in NOT_CONFIG})
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
-    names = sorted({name for log in logs for name in log.parts})
+    names = sorted({name for log in logs for name in log.rows})
     rows = {name: joined_parts(run_id, name, logs, work) for name in names}
     parts = rows.get("history", ())
     if options.console_lines and (lines := sum(part.rows for part in rows.get("console", ()))) > options.console_lines:
@@ -1652,7 +1650,7 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path) -> Se
         if back_to is not None and table == "history":
             parts = [part for part in parts if part.first <= back_to]
             parts = [p if p.last <= back_to else rewritten(run_id, [p], work, last=int(back_to)) for p in parts]
-        for part in log.parts.get(table, []):
+        for part in log.rows[table].parts:
             start = max((earlier.last + 1 for earlier in parts), default=part.first) if is_raised else part.first
             parts.append(part if part.first >= start else rewritten(run_id, [part], work, start=start))
     if all(one.last < other.first for one, other in itertools.pairwise(parts)):
