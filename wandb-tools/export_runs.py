@@ -1414,7 +1414,8 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
     project.torn.sort()
     project.pages = [write_page([run for run, *_ in some], work) for some in chunks(own, PAGE_RUNS)]
     project.runs = keys_of(project.pages)
-    project.tables = {} if options.dry_run else tables_asked(project, options)
+    if not options.dry_run:
+        add_tables_asked(project, options)
     for table in project.tables.values():
         if table.key is not None:
             logged_tables(project, table, {run.row["id"]: logs for run, _, logs in own}, work)
@@ -2134,7 +2135,7 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     if not project.windows and not plan(server, project):
         raise RequestError(f"there is no project {project.path}")
     list_runs(server, project, work)
-    project.tables = tables_asked(project, options)
+    add_tables_asked(project, options)
     for table in project.tables.values():
         if table.is_asked and not options.dry_run:
             fetch_table(server, project, table, work)
@@ -2395,44 +2396,40 @@ LATER_PAGE = 5_000  # lines per question about one run with long output
 FORWARD = ", useImprovedPagination: true"
 
 
-def new_table(name: str, *made_of: str, key: str = "") -> Table:
+def new_table(name: str, key: str = "") -> Table:
     """A table by the end of its file's name; `key` is that of a W&B Table."""
     clocks = {"_runtime": pl.Float64, "_timestamp": pl.Float64}
     if name == "system":
         return Table(name, None, clocks)
     if name == "console":
-        columns = {"time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String}
-        return Table(name, "line", columns)
+        return Table(name, "line", {"time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String})
     if name.startswith("table_"):
         return Table(name, "row", {}, key=key)
-    return Table(name, "_step", clocks, METRIC, made_of=made_of)
+    return Table(name, "_step", clocks, METRIC)
 
 
-def tables_asked(project: Project, options: Options) -> dict[str, Table]:
-    tables = []
-    if options.include_history:
-        tables.append(new_table("history", *options.history_keys))
-    if options.history_samples is not None:
-        tables.append(new_table("history_sampled", *options.history_keys, f"{options.history_samples} samples"))
-    if options.system_metrics:
-        tables.append(new_table("system"))
-    if options.console:
-        tables.append(new_table("console"))
-        tables[-1].extent = (f"last {options.console_lines}",) if options.console_lines else ()
+def add_tables_asked(project: Project, options: Options) -> None:
+    """Add the tables that the options ask for to those of the earlier export."""
+    histories = {"history": options.include_history, "history_sampled": options.history_samples is not None}
+    others = {"system": options.system_metrics, "console": options.console}
+    keys: dict[str, str | None] = {name: None for name, is_asked in {**histories, **others}.items() if is_asked}
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
-        keys = {key for of_run in files.values() for key, file in of_run.items() if file.path}
         for run_id, of_run in files.items():
             why = "it is not one file of the run (but unlisted increments, a join, partitions, a list or an artifact)"
             project.failed += [Failure(run_id, f"table_{key}", why) for key, file in of_run.items() if not file.path]
-        for key in sorted(keys - names.keys()):
+        for key in sorted({key for of_run in files.values() for key, file in of_run.items() if file.path} - {*names}):
             names[key] = logged_table_name(project, key, names.values(), options.output)
-        tables += [new_table(name, key=key) for key, name in names.items()]
-    for table in tables:
-        table.is_asked = True
-        table.earlier = project.tables[table.name].earlier if table.name in project.tables else None
-    return project.tables | {table.name: table for table in tables}
+        keys |= {name: key for key, name in names.items()}
+    for name in keys:
+        table = project.tables.setdefault(name, new_table(name))
+        table.is_asked, table.key = True, keys[name]
+        table.made_of = options.history_keys if name in histories else ()
+        if name == "history_sampled":
+            table.made_of += (f"{options.history_samples} samples",)
+        if name == "console" and options.console_lines:
+            table.extent = (f"last {options.console_lines}",)
 
 
 def logged_table_name(project: Project, key: str, taken: Collection[str], output: Path) -> str:
