@@ -609,7 +609,6 @@ class Log:
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # each process's notes on its machine
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
     rows: defaultdict[str, History] = field(default_factory=lambda: defaultdict(History))  # by the table's name
-    skipped: set[KeyPath] = field(default_factory=set)
     staged: dict[str, tuple[str, str]] = field(default_factory=dict)  # by address: see `staged_file`
 
     @property
@@ -1110,7 +1109,7 @@ class LogRows:
         """Hold the rows so far, except for unfinished lines of output, such as a progress bar: these come later."""
         history, system = self.columns.values()
         if history.rows:
-            rows = history.frame(self.options.history_keys, self.log.skipped)
+            rows = history.frame(self.options.history_keys, self.log.rows["history"].skipped)
             stamp, begin = pl.col("_timestamp"), (self.log.started_at or EPOCH).timestamp()
             starts = (stamp - pl.col("_runtime")).filter(stamp >= begin)  # the user may log earlier times
             newest, start = rows.select(stamp.max(), start=starts.max()).row(0)
@@ -1557,16 +1556,15 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         config = {key: value for key, value in config.items() if key not in (*log.config_at_start, *NOT_CONFIG)}
         merge_config(config, {key: value for key, value in log.config.items() if key not in NOT_CONFIG})
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
-    names = sorted({name for log in logs for name in log.rows})
-    rows = {name: joined_parts(run_id, name, logs, work) for name in names}
-    parts = rows.get("history", ())
-    if options.console_lines and (lines := sum(part.rows for part in rows.get("console", ()))) > options.console_lines:
-        rows["console"] = [rewritten(run_id, rows["console"], work, first=lines - options.console_lines)]
+    rows = {name: joined_rows(run_id, name, logs, work) for name in sorted({name for log in logs for name in log.rows})}
+    history, console = rows.get("history", History()), rows.get("console", History())
+    if options.console_lines and console.rows > options.console_lines:
+        console.parts = [rewritten(run_id, console.parts, work, first=console.rows - options.console_lines)]
     summary: dict[str, Any] = {}  # as after `wandb sync`, but with what only earlier logs have, which W&B forgets
     for log in [log for log in logs if log.summary_from == "log"] or logs:
         summary |= log.summary
-    if parts and "_step" in summary and (len(logs) > 1 or logs[0].summary_from != "file"):
-        summary["_step"] = parts[-1].last  # where a log is cut off, its summary may be ahead of its rows
+    if history.parts and "_step" in summary and (len(logs) > 1 or logs[0].summary_from != "file"):
+        summary["_step"] = history.parts[-1].last  # where a log is cut off, its summary may be ahead of its rows
     summary = dict(sorted(summary.items()))  # the log's order is random
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
@@ -1582,8 +1580,8 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
         heartbeat_at=heartbeat_at,
         runtime_s=runtime_s(summary, sum(log.span_s for log in logs)),
-        last_step=parts[-1].last if parts else None,
-        history_rows=sum(part.rows for part in parts),
+        last_step=history.parts[-1].last if history.parts else None,
+        history_rows=history.rows,
         **{name: record.get(name) for name in ("tags", "group", "job_type", "sweep", "user", "notes", "url")},
         **machine([notes for log in logs for notes in log.machines.values()], record.get("commit")),
         exported_at=now(),
@@ -1591,10 +1589,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         _summary_json=valid_json(summary),
     )
     leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
-    run = Run(row, leaves, [definitions[pattern] for pattern in sorted(definitions)], tables_in(summary))
-    skipped = {path for log in logs for path in log.skipped}
-    histories = {name: History(parts_, skipped if name == "history" else set()) for name, parts_ in rows.items()}
-    return run, histories, logs
+    return Run(row, leaves, [*definitions.values()], tables_in(summary)), rows, logs
 
 
 def offline_state(exit_code: int | None, heartbeat_at: datetime | None, *, is_preempting: bool = False) -> str:
@@ -1632,8 +1627,8 @@ def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, A
     return {**columns, "command": texts.get("program"), "gpu_count": gpu_count}
 
 
-def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path) -> Sequence[Part]:
-    """The parts of a run in the order of their rows, each step once.
+def joined_rows(run_id: str, table: str, logs: Sequence[Log], work: Path) -> History:
+    """The rows of a run in their order, each step once.
 
     The steps of an offline log that continues another follow the last one there, as `wandb sync` places them: only a
     step that is not higher than the one before is raised. So are those of shared mode, and lines. A rewound run loses
@@ -1654,11 +1649,11 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path) -> Se
         for part in log.rows[table].parts:
             start = max((earlier.last + 1 for earlier in parts), default=part.first) if is_raised else part.first
             parts.append(part if part.first >= start else rewritten(run_id, [part], work, start=start))
-    if all(one.last < other.first for one, other in itertools.pairwise(parts)):
-        return parts
-    unique = rewritten(run_id, parts, work)
-    logs[-1].repeated += sum(part.rows for part in parts) - unique.rows
-    return [unique]
+    history = History(parts, {path for log in logs for path in log.rows[table].skipped})
+    if any(one.last >= other.first for one, other in itertools.pairwise(parts)):
+        history.parts = [rewritten(run_id, parts, work)]
+        logs[-1].repeated += sum(part.rows for part in parts) - history.rows
+    return history
 
 
 def rewritten(
@@ -3177,8 +3172,7 @@ def write_runs(at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names
         for some in runs.iter_slices(group_rows):
             frames = []
             for (number,), rows in some.group_by("page", maintain_order=True):
-                kinds, start, height = pages[number].kinds, starts[number], pages[number].keys.height
-                changed = [series.slice(start, height) for path, series in settled.items() if path in kinds]
+                changed = [series[starts[number] : starts[number + 1]] for series in settled.values()]
                 frames.append(pl.read_parquet(pages[number].file, glob=False).with_columns(changed)[rows["row"]])
             merged = pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id")
             files.append(write_intermediate(merged, at.parent))
