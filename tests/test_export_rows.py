@@ -336,6 +336,15 @@ def test_a_table_without_rows_has_its_columns(server, export, out, others):
         assert table.schema["err"] == pl.String
 
 
+def test_numbers_in_a_column_of_text_are_spelt_as_they_were_logged(server, export, out):
+    """Also whole numbers that shared an intermediate file with fractions."""
+    values = [1, 0.5, 2, True, "x", None, 3, 1e-7, 4]
+    for number, value in enumerate(values):
+        add_table(server, f"r{number}", "cells", ["cell"], [[value]])
+    assert export("--tables", "--workers", 1).code == 0
+    assert table_of(out, "table_cells")["cell"].to_list() == ["1", "0.5", "2", "true", "x", None, "3", "1e-07", "4"]
+
+
 def test_a_table_that_every_run_logged_anew_has_no_columns_of_before(server, export, out):
     add_table(server, "one", "cells", ["old", "n"], [[1, 2]])
     assert export("--tables").code == 0

@@ -136,6 +136,7 @@ CLOCKS: dict[KeyPath, str] = {("_step",): "order", ("_runtime",): "_runtime", ("
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # by their spelling in W&B's JSON
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
+DTYPES = ("Boolean", "Int64", "Float64", "String")  # of flattened columns, as polars calls them
 PART_KEY = "wandb_tools.part"  # of a part file: its parts, for a later export
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # in memory
 TEXTS = ("_config_json", "_summary_json")  # the last columns of the runs file
@@ -169,7 +170,6 @@ ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 PART_ITEMS = 300_000  # logged values of a log in memory before they are written to a part file: about 25 MB
-EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
 LINES_HELD = 50_000  # the same for lines of output
 PIECES_HELD = 1_000  # of one line of output, such as a progress bar
@@ -309,12 +309,11 @@ class Page:
 class Part(NamedTuple):
     """One run's rows in a parquet file of the working folder. Other runs may share it; it is sorted by run and order.
 
-    Its columns: `run_id`, `order` (Int64: the step, line or row number), those of `Table.columns`, and the logged
-    values, named by `column_key`.
+    Its columns: `run_id`, `order` (Int64: the step, line or row number), those of `Table.columns`, and for the logged
+    values of each path and dtype one named by `column_key`.
     """
 
     file: Path
-    stored: Mapping[KeyPath, str]  # dtypes of the file's logged values: they fit those of all its runs
     runs: int  # in the file
     dtypes: Mapping[KeyPath, str]  # of the run's logged values
     rows: int
@@ -345,7 +344,8 @@ class History:
     parts: Sequence[Part] = ()
     skipped: set[KeyPath] = field(default_factory=set)  # keys whose values are no numbers
     mark: tuple[str, ...] = ()  # see Wanted
-    frame: AnyFrame | None = None  # rows that are in no part yet; columns as there, but for `run_id`
+    # Rows that are in no part yet. Columns as there, but without `run_id`, and those of logged values without a dtype.
+    frame: AnyFrame | None = None
 
     # Of rows from a server:
     key: str = ""  # see Wanted
@@ -964,8 +964,8 @@ class LogRows:
 
     def __init__(self, folder: Path, options: Options) -> None:
         self.folder, self.options, self.proto = folder, options, wandb_proto()
-        # Rows of logs that have ended, by table (see `hold`) and run id: those of a table will share a file.
-        self.held: defaultdict[tuple[str, str], dict[str, History]] = defaultdict(dict)
+        # Rows of logs that have ended, by table and run id: those of a table will share a file.
+        self.held: defaultdict[str, dict[str, History]] = defaultdict(dict)
         self.held_rows, self.held_columns = 0, set[str]()
 
     def start(self, log: Log) -> None:
@@ -1134,14 +1134,10 @@ class LogRows:
 
     def hold(self, table: str, rows: pl.DataFrame) -> None:
         """Hold rows of the log until there are enough for a file."""
-        run_id, whole = self.log.run_id, cs.starts_with("[") & cs.integer()
-        # A Float64 column, shared with other runs, would round these.
-        is_inexact = rows.select(pl.any_horizontal(pl.lit(value=False), whole.abs().max() > EXACT_FLOAT)).item()
-        key = (table, run_id if is_inexact else "")
         cells = (self.held_rows + rows.height) * len(self.held_columns | {*rows.columns})
-        if cells > BATCH_CELLS or run_id in self.held[key]:
+        if cells > BATCH_CELLS or self.log.run_id in self.held[table]:
             self.write()
-        self.held[key][run_id] = self.log.rows[table]
+        self.held[table][self.log.run_id] = self.log.rows[table]
         self.log.rows[table].frame = rows
         self.held_rows += rows.height
         self.held_columns |= {*rows.columns}
@@ -1197,13 +1193,15 @@ def resize(values: list[Any], rows: int) -> None:
 
 def write_parts(histories: Mapping[str, History], folder: Path) -> None:
     """Move the frames of histories, by run id, to a file. Of a run's rows with the same `order`, the last counts."""
-    found = {run_id: cast("Any", histories[run_id].frame) for run_id in sorted(histories)}
-    dtypes = {run_id: logged_dtypes(frame.collect_schema()) for run_id, frame in found.items()}
-    stored = widest_dtypes(dtypes.values())
+    dtypes: dict[str, dict[KeyPath, str]] = {}
     frames: list[Any] = []
-    for run_id, own in dtypes.items():
-        casts = [cast_logged(path, dtype, stored[path]) for path, dtype in own.items() if dtype != stored[path]]
-        frames.append(found[run_id].with_columns(*casts, run_id=pl.lit(run_id)))
+    for run_id in sorted(histories):
+        frame = cast("Any", histories[run_id].frame)
+        own = {name: str(dtype) for name, dtype in frame.collect_schema().items() if name.startswith("[")}
+        dtypes[run_id] = {tuple(json.loads(name)): dtype for name, dtype in own.items()}
+        # With the dtype in its name: a column of another dtype in other runs of the file is another column.
+        frame = frame.rename({name: name + dtype for name, dtype in own.items()})
+        frames.append(frame.with_columns(run_id=pl.lit(run_id)))
     rows, order = pl.concat(frames, how="diagonal").lazy(), pl.col("order")
     is_ascending = ((order > order.shift()) | (pl.col("run_id") != pl.col("run_id").shift())).all()
     if not rows.select(is_ascending).collect(engine="streaming").item():
@@ -1219,12 +1217,7 @@ def write_parts(histories: Mapping[str, History], folder: Path) -> None:
     for run_id, one in histories.items():
         one.frame = None
         if run_id in facts:
-            one.parts = [*one.parts, Part(file, stored, len(facts), dtypes[run_id], *facts[run_id])]
-
-
-def logged_dtypes(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
-    """The dtypes of the columns with logged values, by path."""
-    return {tuple(json.loads(name)): str(dtype) for name, dtype in schema.items() if name.startswith("[")}
+            one.parts = [*one.parts, Part(file, len(facts), dtypes[run_id], *facts[run_id])]
 
 
 def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str]:
@@ -1237,8 +1230,8 @@ def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
 
 
 def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None) -> pl.Expr:
-    """The column of a path in another dtype. Numbers and Booleans become text as in JSON."""
-    column = pl.col(name or column_key(path)).cast(getattr(pl, wanted)).alias(column_key(path))
+    """The column of a path and dtype in another dtype. Numbers and Booleans become text as in JSON."""
+    column = pl.col(name or column_key(path, dtype)).cast(getattr(pl, wanted)).alias(column_key(path))
     if dtype == "Float64" and wanted == "String":  # as Python's json spells them: `1e-05`, where polars has `0.00001`
         text = column.str.replace("inf", "Infinity", literal=True)
         text = text.str.replace(r"^(-?)0\.0000([1-9])([0-9]*)$", "${1}${2}.${3}e-05")
@@ -1292,9 +1285,9 @@ def not_written(place: Path, error: Exception) -> ScriptError:
     return ScriptError(f"{place} was not written: {reason}; free disk space or use another -o", NOTHING_USABLE)
 
 
-def column_key(path: KeyPath) -> str:
-    """The column name of a path in intermediate files: unique for any keys."""
-    return json.dumps(path)
+def column_key(path: KeyPath, dtype: str = "") -> str:
+    """The column name of a path in intermediate files, with the dtype in those that hold parts: unique for any keys."""
+    return json.dumps(path) + dtype
 
 
 def names_match(path: KeyPath, globs: Iterable[str]) -> bool:
@@ -1666,7 +1659,7 @@ def rewritten(
     frames = []
     for part in parts:
         rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id, order.is_between(first, last))
-        logged = [cast_logged(path, part.stored[path], dtypes[path]) for path in part.dtypes]
+        logged = [cast_logged(path, dtype, dtypes[path]) for path, dtype in part.dtypes.items()]
         frames.append(rows.select(~cs.starts_with("["), *logged).with_columns(raised.alias("order")))
     merged = pl.concat(frames, how="diagonal")
     if any(one.last >= other.first for one, other in itertools.pairwise(parts)):
@@ -2513,13 +2506,12 @@ def stored_parts(folder: Path) -> dict[str, History]:
     for file in folder.iterdir():
         try:
             parts, keys = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
-            stored = logged_dtypes(pl.scan_parquet(file, glob=False).collect_schema())
             for run_id, (key, skipped) in keys.items():
                 found[key] = History(skipped={tuple(path) for path in skipped})
                 if run_id in parts:
                     dtypes, *numbers = parts[run_id]
                     own = {tuple(path): dtype for path, dtype in dtypes}
-                    found[key].parts = [Part(file, stored, len(parts), own, *numbers)]
+                    found[key].parts = [Part(file, len(parts), own, *numbers)]
         except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
             file.unlink()  # damaged, or of another version of this script: its runs are fetched again
     return found
@@ -3302,45 +3294,41 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
 
 
 def scan_parts(table: Table) -> pl.LazyFrame:
-    """The rows of all parts, sorted by run and order. Columns as in Part, with the table's dtypes."""
+    """The rows of all parts, sorted by run and order. Columns as in `History.frame`, with the table's dtypes."""
     parts: defaultdict[Path, dict[str, Part]] = defaultdict(dict)  # by file, the part of each run
     for run_id, history in sorted(table.fetched.items()):
         for part in history.parts:
             parts[part.file][run_id] = part
+    stored = {column for of_runs in parts.values() for part in of_runs.values() for column in part.dtypes.items()}
     schema = {"run_id": pl.String, "order": pl.Int64, **table.columns}
-    schema |= {column_key(path): getattr(pl, dtype) for path, dtype in table.dtypes.items()}
-
-    def scan(files: Sequence[Path]) -> pl.LazyFrame:
-        """The rows of one file that are wanted, or of files with the same odd columns that hold nothing else."""
-        casts = odd[files[0]] if files else {}
-        rows = scan_files(files, schema | {column_key(path): getattr(pl, dtype) for path, dtype in casts.items()})
-        if len(files) == 1:  # other runs, whose values may not fit, may share it
-            rows = rows.filter(pl.col("run_id").is_in([*parts[files[0]]]))
-        return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in casts.items())
+    schema |= {column_key(path, dtype): getattr(pl, dtype) for path, dtype in stored if dtype != "Null"}
+    logged = []
+    for path, wanted in table.dtypes.items():
+        columns = [cast_logged(path, dtype, wanted) for dtype in DTYPES if (path, dtype) in stored]
+        nothing = pl.lit(None, getattr(pl, wanted)).alias(column_key(path))
+        logged.append(pl.coalesce(columns or nothing))
 
     groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
     reached = ("", 0)  # run id, and order
-    odd: dict[Path, dict[KeyPath, str]] = {}  # by file: columns that a scan cannot cast by itself, with their dtypes
     for file, of_runs in parts.items():
-        stored = next(iter(of_runs.values())).stored
-        pairs = ((path, dtype, table.dtypes.get(path, dtype)) for path, dtype in stored.items())
-        odd[file] = {path: have for path, have, want in pairs if have != want and (have, want) != ("Int64", "Float64")}
         ends = [(run_id, order) for run_id, part in of_runs.items() for order in (part.first, part.last)]
         groups += [] if groups and min(ends) < reached else [[]]
         groups[-1].append(file)
         reached = max(reached, *ends)
 
-    def kind(files: list[Path]) -> object:
-        is_plain = len(files) == 1 and len(parts[files[0]]) == next(iter(parts[files[0]].values())).runs
-        return odd[files[0]] if is_plain else files
+    def is_plain(files: list[Path]) -> bool:
+        """True for one file without rows of other runs, as most are."""
+        return len(files) == 1 and len(parts[files[0]]) == next(iter(parts[files[0]].values())).runs
 
-    scans = []
-    for _, (group, *others) in itertools.groupby(groups, kind):
-        if len(group) == 1:  # one scan of many files is far cheaper than many scans
-            scans.append(scan([*group, *(file for files in others for file in files)]))
-        else:
-            scans.append(pl.concat([scan([file]) for file in group]).sort("run_id", "order"))
-    return pl.concat(scans) if scans else scan([])
+    scans = [scan_files([], schema)]
+    for are_plain, some in itertools.groupby(groups, is_plain):
+        if are_plain:  # one scan of many files is far cheaper than many scans
+            scans.append(scan_files([file for files in some for file in files], schema))
+            continue
+        for files in some:
+            own = [scan_files([file], schema).filter(pl.col("run_id").is_in([*parts[file]])) for file in files]
+            scans.append(pl.concat(own).sort("run_id", "order"))
+    return pl.concat(scans).select("run_id", "order", *table.columns, *logged)
 
 
 # --- one project: merged with an earlier export, and published ------------------------------------------------
