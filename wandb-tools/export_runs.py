@@ -1224,9 +1224,9 @@ def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
     """By path, a dtype that fits the values of all sources: Float64 for Int64 and Float64, else String."""
     dtypes: dict[KeyPath, str] = {}
     for path, dtype in (item for source in sources for item in source.items()):
-        both = {dtype, dtypes.get(path, dtype)} - {"Null"} or {"Null"}  # Null: a column without values
+        both = {dtype, dtypes.get(path, dtype)} - {"Null"} or {"Null"}  # Null: no values
         dtypes[path] = both.pop() if len(both) == 1 else "Float64" if both == {"Int64", "Float64"} else "String"
-    return dtypes
+    return {path: "String" if dtype == "Null" else dtype for path, dtype in dtypes.items()}
 
 
 def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None) -> pl.Expr:
@@ -1686,12 +1686,12 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             why = "does not exist" if isinstance(error, FileNotFoundError) else why
             project.failed.append(Failure(run.id, unquote(table.name), f"its file {run.file[:200]} {why}"))
             continue
-        table.fetched[run.id] = History(frame=rows, mark=run.mark)
-        note_cut(table.fetched[run.id], run, rows.height, IN_ARTIFACT)
-        if why := table.fetched[run.id].problem:
-            why = f"only {rows.height:,} of {run.listed:,} rows are there: {why}"
+        history = table.fetched[run.id] = History(frame=rows, mark=run.mark)
+        note_cut(history, run, rows.height, IN_ARTIFACT)
+        if history.problem:
+            why = f"only {rows.height:,} of {run.listed:,} rows are there: {history.problem}"
             project.failed.append(Failure(run.id, unquote(table.name), why))
-        write_parts({run.id: table.fetched[run.id]}, work)
+        write_parts({run.id: history}, work)
 
 
 def staged_file(logs: Sequence[Log], address: str) -> bytes | None:
@@ -3141,11 +3141,10 @@ def write_runs(at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names
     """Write the runs file: one scan over the pages, their columns cast and renamed."""
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
-    dtypes: dict[KeyPath, Any] = {}  # of the flattened columns: each holds the values of all pages
+    dtypes = {path: getattr(pl, dtype) for path, dtype in widest_dtypes(page.kinds for page in pages).items()}
     mixed: dict[KeyPath, list[Scalar]] = {}  # values of columns that are text on some pages only
-    for path, dtype in sorted(widest_dtypes(page.kinds for page in pages).items()):
-        dtypes[path] = pl.String if dtype == "Null" else getattr(pl, dtype)
-        if dtype == "String" and len({page.kinds.get(path, "Null") for page in pages} - {"Null"}) > 1:
+    for path, dtype in dtypes.items():
+        if dtype == pl.String and len({page.kinds.get(path, "Null") for page in pages} - {"Null"}) > 1:
             mixed[path] = []
     for page in pages if mixed else ():
         for text in pl.read_parquet(page.file, columns=[TEXTS[0]], glob=False).to_series():
@@ -3229,7 +3228,7 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
         table.skipped.update(*(earlier.skipped for earlier in stays))
         fetched = [part.dtypes for _, history in sorted(table.fetched.items()) for part in history.parts]
         sources = [dtypes_of_rows(earlier, table, set().union(*fetched)) for earlier in stays] + fetched
-        table.dtypes = {path: "String" if dtype == "Null" else dtype for path, dtype in widest_dtypes(sources).items()}
+        table.dtypes = widest_dtypes(sources)
         if table.prefix == METRIC:
             paths |= {(METRIC, *path) for path in table.dtypes}
     names: dict[KeyPath, str] = {}  # settled once, for the runs and the histories together
