@@ -855,9 +855,8 @@ def read_folder(log: Log, rows: LogRows) -> None:
         settings.read(folder.parent / "settings", encoding="utf-8")
     log.records = 1
     log.machines = {"file": notes}
-    log.run = {"id": storable(run_id), "job_type": texts.get("jobType")}
-    log.run |= {name: texts.get(name) for name in ("name", "notes")}
-    log.run["entity"] = settings.get("default", "entity", fallback=None)
+    log.run = {"id": storable(run_id), "job_type": texts.get("jobType"), "name": texts.get("name")}
+    log.run |= {"notes": texts.get("notes"), "entity": settings.get("default", "entity", fallback=None)}
     log.run["project"] = texts.get("project") or settings.get("default", "project", fallback=None)
     if texts.get("state") in {"finished", "failed", "killed"}:
         log.run["state"] = texts["state"]
@@ -1172,7 +1171,7 @@ class NumberColumns:
             del values[self.rows :]
 
     def frame(self, keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
-        """The columns asked for, named as in Part; keys of other things than numbers are added to `skipped`."""
+        """The columns asked for, as in `History.frame`; keys of other things than numbers are added to `skipped`."""
         series = []
         for path, values in self.lists.items():
             resize(values, self.rows)
@@ -3299,13 +3298,12 @@ def scan_parts(table: Table) -> pl.LazyFrame:
         for part in history.parts:
             parts[part.file][run_id] = part
     stored = {column for of_runs in parts.values() for part in of_runs.values() for column in part.dtypes.items()}
+    stored |= {*table.dtypes.items()}  # if no file has such a column, a scan adds it
     schema = {"run_id": pl.String, "order": pl.Int64, **table.columns}
     schema |= {column_key(path, dtype): getattr(pl, dtype) for path, dtype in stored if dtype != "Null"}
     logged = []
     for path, wanted in table.dtypes.items():
-        columns = [cast_logged(path, dtype, wanted) for dtype in DTYPES if (path, dtype) in stored]
-        nothing = pl.lit(None, getattr(pl, wanted)).alias(column_key(path))
-        logged.append(pl.coalesce(columns or nothing))
+        logged.append(pl.coalesce([cast_logged(path, dtype, wanted) for dtype in DTYPES if (path, dtype) in stored]))
 
     groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
     reached = ("", 0)  # run id, and order
