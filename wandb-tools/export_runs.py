@@ -136,7 +136,7 @@ CLOCKS: dict[KeyPath, str] = {("_step",): "order", ("_runtime",): "_runtime", ("
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # by their spelling in W&B's JSON
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
-DTYPES = ("Boolean", "Int64", "Float64", "String")  # of flattened columns, as polars calls them
+LOGGED_DTYPES = ("Boolean", "Int64", "Float64", "String")  # of logged values, as polars calls them
 PART_KEY = "wandb_tools.part"  # of a part file: its parts, for a later export
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # in memory
 TEXTS = ("_config_json", "_summary_json")  # the last columns of the runs file
@@ -489,7 +489,8 @@ LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in litt
 BLOCK_BYTES = 32_768
 CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
 HEADER_BYTES = CHUNK_HEADER.size
-READ_BYTES = 32 * BLOCK_BYTES
+LONGEST_CHUNK = HEADER_BYTES + 2**16  # more than its length can state, in 16 bits
+READ_BYTES = 8 * BLOCK_BYTES
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
 LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large file until it is asked for it
 NOT_PULLED = "a git-LFS pointer instead of the file; run `git lfs pull` there, then export again"
@@ -508,7 +509,7 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
     log.torn = LOG_HEADER.startswith(data)  # killed before the first record
     log.error = NOT_PULLED if data.startswith(LFS_POINTER) else ""
     while at < len(data) and (gap != 0 or start + at < BLOCK_BYTES):  # no chunk in the first block: it is no log
-        if more and len(data) - at < BLOCK_BYTES:
+        if more and len(data) - at < LONGEST_CHUNK:
             more = opened.read(READ_BYTES)
             data, start, at = data[at:] + more, start + at, 0
         end = at + HEADER_BYTES
@@ -3303,7 +3304,8 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     schema |= {column_key(path, dtype): getattr(pl, dtype) for path, dtype in stored if dtype != "Null"}
     logged = []
     for path, wanted in table.dtypes.items():
-        logged.append(pl.coalesce([cast_logged(path, dtype, wanted) for dtype in DTYPES if (path, dtype) in stored]))
+        casts = [cast_logged(path, dtype, wanted) for dtype in LOGGED_DTYPES if (path, dtype) in stored]
+        logged.append(pl.coalesce(casts))
 
     groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
     reached = ("", 0)  # run id, and order

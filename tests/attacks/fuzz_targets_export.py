@@ -162,8 +162,8 @@ def rows_of_a_history(data: bytes) -> None:
             made, *_ = export_runs.read_logs([file], place, options)
             assert not made.damage, made.damage
             assert not made.error, made.error
-            frames = [pl.read_parquet(part.file) for part in made.parts.get("history", ())]
-            compare(pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame(), truth)
+            frames = [pl.read_parquet(part.file) for part in made.rows["history"].parts]
+            compare(pl.concat(map(by_path, frames), how="diagonal_relaxed") if frames else pl.DataFrame(), truth)
 
 
 def rows_in(data: bytes) -> list[dict]:
@@ -193,6 +193,12 @@ def plain_numbers(tree: dict, above: tuple[str, ...] = ()) -> dict[tuple[str, ..
         elif value in ("NaN", "Infinity", "-Infinity"):
             numbers[path] = float(value)
     return numbers
+
+
+def by_path(part: pl.DataFrame) -> pl.DataFrame:
+    """The columns of a part file without the dtypes in their names."""
+    logged = {name: dtype for name, dtype in part.schema.items() if name.startswith("[")}
+    return part.rename({name: name.removesuffix(str(dtype)) for name, dtype in logged.items()})
 
 
 def compare(frame: pl.DataFrame, truth: list[dict[tuple[str, ...], float]]) -> None:
@@ -352,7 +358,7 @@ def downloaded_history(data: bytes) -> None:
         rows = export_runs.export_rows(scan, [("val", "acc")], (), skipped)
         history = export_runs.History(frame=rows)
         export_runs.write_parts({"a": history}, place)
-        ours = pl.read_parquet(history.parts[0].file) if history.parts else pl.DataFrame()
+        ours = by_path(pl.read_parquet(history.parts[0].file)) if history.parts else pl.DataFrame()
     for name, dtype in frame.schema.items():
         if (dtype.is_integer() or dtype.is_float() or dtype == pl.Boolean) and name[:1] != "_" and "." not in name:
             kept = ours[export_runs.column_key((name,))]
@@ -512,7 +518,7 @@ def console_text(data: bytes) -> None:
             rows.add_output(piece, (0, 0), "stdout")
         rows.end()
         rows.write()
-        frames = [pl.read_parquet(part.file) for part in log.parts.get("console", ())]
+        frames = [pl.read_parquet(part.file) for part in log.rows["console"].parts]
         ours = frames[0]["text"].to_list() if frames else []
         whole = text.replace("|", "").rstrip("\r\n\b")  # empty lines count once something follows
         lines = whole.split("\n")
