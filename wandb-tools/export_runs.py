@@ -137,7 +137,7 @@ NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # 
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
 LOGGED_DTYPES = ("Boolean", "Int64", "Float64", "String")  # of logged values, as polars calls them
-PART_KEY = "wandb_tools.part"  # of a part file: its parts, for a later export
+PART_KEY = "wandb_tools.parts"  # of a part file: its parts, for a later export by this version
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # in memory
 TEXTS = ("_config_json", "_summary_json")  # the last columns of the runs file
 
