@@ -2701,25 +2701,25 @@ def deliver(results: list[Result], file: Path | None, options: Options) -> None:
     if file:
         most = options.max_rows if is_report else 0
         form = FILE_FORMATS[file.suffix.lower()]
-        pieces = content(results, "report" if is_report and form == "html" else form, most, options)
+        parts = content(results, "report" if is_report and form == "html" else form, most, options)
         with replacing(file) as partial, partial.open("wb") as opened:
-            opened.writelines(piece if isinstance(piece, bytes) else piece.encode() for piece in pieces)
+            opened.writelines(part if isinstance(part, bytes) else part.encode() for part in parts)
     if shows:
         if not is_table and (rows := options.max_rows):
             for cut in (result for result in results if result.table.height > rows):
                 say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
             results = [r._replace(table=r.table.head(rows)) for r in results]
         files = [str(path) for path in (options.output, options.report) if path]
-        show(content(results, options.format, options.max_rows, options, files))
+        show_parts(content(results, options.format, options.max_rows, options, files))
     if file and options.format != "json":
-        show([f"{file}\n"])
+        show_parts([f"{file}\n"])
 
 
-def show(pieces: Iterable[str | bytes]) -> None:
+def show_parts(parts: Iterable[str | bytes]) -> None:
     """Print text to stdout. A closed pipe (`| head`) is ignored, so that the exit code stays what it would be."""
     try:
-        for piece in pieces:
-            print(piece, end="", flush=True)
+        for part in parts:
+            print(part, end="", flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
