@@ -625,10 +625,14 @@ def test_a_pivot_is_drawn_as_a_heat_map(folder):
 def test_a_heat_map_whose_extreme_values_are_cut_off_is_drawn(tmp_path):
     values = [1e-9, *(1.0 + n for n in range(4)), 1e9]
     runs = [Run(f"r{n}", config={"a": n % 2, "b": n // 2}, summary={"loss": value}) for n, value in enumerate(values)]
-    answered(write_runs(tmp_path, runs), "--pivot", "a,b", "-m", "loss", "-o", tmp_path / "p.svg")
+    file = write_runs(tmp_path, runs)
+    answered(file, "--pivot", "a,b", "-m", "loss", "-o", tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text("utf-8")
     assert "extreme values are cut off" in text
     assert len(re.findall('aria-roledescription="rect mark"', text)) == 6
+    answered(file, "--pivot", "a,b", "-m", "loss", "-o", tmp_path / "p.html")
+    scale = re.search(r'"clamp": (true|false)[^}]*"scheme": "blues"', (tmp_path / "p.html").read_text("utf-8"))
+    assert scale[1] == "true"  # else the best cell would be white, as an empty one
 
 
 def test_one_diverged_run_does_not_flatten_all_curves(tmp_path):

@@ -126,7 +126,7 @@ UNIFIED_FILE, EXPORT_FOLDER = Path("analysis/unified.parquet"), Path("wandb_expo
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 KEY = ("entity", "project", "id")  # what makes a run unique
-OF_RUNS: dict[str, Any] = {"on": KEY, "how": "left", "nulls_equal": True, "maintain_order": "left"}  # to join them
+BY_RUN: dict[str, Any] = {"on": KEY, "how": "left", "nulls_equal": True, "maintain_order": "left"}  # for a join
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
 # The views of --sql, and the columns of their files. The first view that fits is a file's; other files have none.
@@ -317,7 +317,7 @@ class Runs(NamedTuple):
     axes: Mapping[str, str] = {}  # metrics to the step metrics that define_metric gave them
     empty: frozenset[str] = frozenset()  # derived columns without any value
     file: Path = Path()  # of a part
-    source: Mapping[str, Any] = {}  # of a file: what it says of its export
+    source: Mapping[str, Any] = {}  # of a file: the entity, project, export_id and the like of its export
     project: tuple[str, str] = ("", "")  # of an export's file: the entity and the project, which its name does not tell
     parts: tuple[Runs, ...] = ()  # the inputs of runs
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
@@ -427,7 +427,7 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
     if not places:
         newest = max(runs, key=lambda part: part.file.stat().st_mtime)
-        exports = [part for part in runs if part.file != UNIFIED_FILE != newest.file]  # none, if the unified is newer
+        exports = [] if newest.file == UNIFIED_FILE else [part for part in runs if part.file != UNIFIED_FILE]
         which = f", the newest of {len(exports):,} exports" if len(exports) > 1 else ""
         say(f"reading {newest.file}{which}")
         if 0 < len(exports) < len(runs):
@@ -871,7 +871,7 @@ def top(study: Study) -> list[Result]:
     more = asked or [c for c in (runs.dtypes if is_for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
     rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(held))
-    table = best.select(KEY).join(rows, **OF_RUNS)
+    table = best.select(KEY).join(rows, **BY_RUN)
     if asked:
         compared = [column for column in named if column not in asked and options.metrics]
         shown = [*asked[:1], *compared, *asked[1:]] if asked[0] == "name" else [*compared, *asked]
@@ -1240,7 +1240,7 @@ def difference(study: Study) -> list[Result]:
     columns = [*(c for c in facts if c in runs.dtypes), *runs.of_kind("config"), *runs.of_kind("metric")]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select(*KEY, *columns))
-    chosen = pl.DataFrame(keys, dict.fromkeys(KEY, pl.String), orient="row").join(rows, **OF_RUNS)
+    chosen = pl.DataFrame(keys, dict.fromkeys(KEY, pl.String), orient="row").join(rows, **BY_RUN)
     taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
     differing = [column for column in columns if len({*map(comparable, chosen[column].to_list())}) > 1]
@@ -1407,7 +1407,7 @@ def machine_use(study: Study) -> list[Result]:
         means.append(collected(part.frame.group_by("entity", "project", id="run_id").agg(**values)))
     of_runs = pl.concat(means)
     facts = columns_or_null(runs, {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64})
-    rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, **OF_RUNS)
+    rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, **BY_RUN)
     if of_runs.is_empty() and rows["gpu"].null_count() == rows.height:
         return []
     time = finite("runtime_s")
@@ -1965,7 +1965,7 @@ def health(study: Study) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with the worst first."""
     runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
-    found, logged, non_finite = list[Problem](), set[int](), dict[str, list[int]]()  # numbers of runs
+    found, logged, non_finite = list[Problem](), set[int](), dict[str, list[int]]()  # the last two: numbers of runs
     # By paths, as two may have one label; as JSON, as no other column is called so.
     metrics = [{json.dumps(part.paths.get(c, [part.label(c)])): c for c in metric_columns(part)} for part in histories]
     paths = sorted({path for own in metrics for path in own})
@@ -2071,13 +2071,13 @@ def problems_of_runs(study: Study, keys: pl.DataFrame, non_finite: dict[str, lis
     runs, step, state = study.any_state, pl.col("last_step"), pl.col("state").str.to_lowercase()
     metrics, facts = metric_columns(runs), columns_or_null(runs, {"last_step": pl.Int64, "history_rows": pl.Int64})
     rows = collected(runs.frame.select(*KEY, "state", *facts, *metrics), "in-memory")
-    rows = keys.join(rows, **OF_RUNS).join(last_lines(runs), **OF_RUNS)
+    rows = keys.join(rows, **BY_RUN).join(last_lines(runs), **BY_RUN)
     # The median is over all runs of the inputs: after a filter for failed runs, it would be as early as they are.
     facts = columns_or_null(study.everything, {"group": pl.String, "last_step": pl.Int64})
     peers = collected(study.everything.frame.select(*KEY, *facts), "in-memory")
     medians = [pl.when(step.count() >= 3).then(step.median()).over("entity", "project", *of) for of in ([], ["group"])]
     of_group = pl.when(pl.col("group").is_not_null()).then(medians[1])
-    rows = rows.join(peers.select(*KEY, usual=pl.coalesce(of_group, medians[0])), **OF_RUNS)
+    rows = rows.join(peers.select(*KEY, usual=pl.coalesce(of_group, medians[0])), **BY_RUN)
     usual = pl.col("usual")
     unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col("has_rows")  # it may hold numbers
     logs_any = pl.any_horizontal("has_values", unread, *(pl.col(c).is_not_null() for c in metrics))
@@ -2216,7 +2216,7 @@ def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
 def table_text(results: Sequence[Result], most: int | None, *, width: int, colours: bool) -> str:
     """Tables for a terminal, each with its title and notes, no wider than `width`."""
     bold, dim = ("\x1b[1m{}\x1b[0m", "\x1b[2m{}\x1b[0m") if colours else ("{}", "{}")
-    link = "\x1b]8;;{}\x1b\\{}\x1b]8;;\x1b\\" if colours else "{1}"
+    link = "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\" if colours else "{name}"
     lines: list[str] = []
     for result in results:
         columns, notes = fitted(result, most, printable, width)
@@ -2269,7 +2269,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
             place = f"<div class='chart' id='chart{len(charts)}'></div>"
             lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
-        table = made_table(result, columns, "unsafehtml", "<a href='{}'>{}</a>")
+        table = made_table(result, columns, "unsafehtml", "<a href='{url}'>{name}</a>")
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
     if form == "html" and charts:
@@ -2344,7 +2344,7 @@ def fitted(  # noqa: C901 - a pipeline
     return columns, notes
 
 
-def made_table(result: Result, columns: Sequence[TableColumn], form: Any, link: str = "{1}") -> list[str]:
+def made_table(result: Result, columns: Sequence[TableColumn], form: Any, link: str = "{name}") -> list[str]:
     """The lines of a result's table by tabulate; `link` makes links to W&B of a URL and the first cell of its row."""
     import tabulate
 
@@ -2353,7 +2353,7 @@ def made_table(result: Result, columns: Sequence[TableColumn], form: Any, link: 
     if result.key == "top" and "url" in result.table.columns:
         is_safe = re.compile(r"https?://[\w./?=%:+@~#-]+").fullmatch  # a URL is data, too
         linked = zip(result.table["url"], cells[0], strict=False)
-        cells[0] = [link.format(url, name) if is_safe(url or "") else name for url, name in linked]
+        cells[0] = [link.format(url=url, name=name) if is_safe(url or "") else name for url, name in linked]
     rows = [*zip(*cells, strict=True)]
     align = ["right" if column.is_number else "left" for column in columns]
     heads = [column.label for column in columns]
@@ -2517,7 +2517,7 @@ def jsonable(value: object) -> object:
 
 
 def json_parts(results: Sequence[Result], files: Sequence[str]) -> Iterator[str]:
-    """One object with the rows of each question, and the files that were written, if there are any."""
+    """One object with the rows of each question, whose results stand together, and the `files` written, if any."""
     yield '{"version": 1'
     for key, same in itertools.groupby(results, lambda result: result.key):
         yield f', "{key}": ['
@@ -2681,7 +2681,7 @@ def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
         names = dict(zip(rows[number], short_names([*rows[f"{number} name"]], width), strict=True))
         labels = {"labelExpr": f"({json.dumps(names)})[datum.value]", "domain": False, "ticks": False, **more}
         place[axis] = {"field": number, "type": "ordinal", "title": None, "axis": labels}  # names may look alike
-    colour = {**value, "legend": None, "scale": {"scheme": "blues", "clamp": True, **value["scale"], "padding": 0}}
+    colour = {**value, "legend": None, "scale": {**value["scale"], "scheme": "blues", "clamp": True, "padding": 0}}
     ink = {"condition": {"test": "luminance(scale('color', datum.value)) < 0.2", "value": "white"}, "value": "black"}
     texts = {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}}
     return [{"mark": "rect", "encoding": {**place, "color": colour}}, texts]
