@@ -2537,11 +2537,12 @@ def fetch_batch(source: RowSource, batch: Sequence[Wanted]) -> None:
 
 def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
     """The rows of a run; None if there are none. What cannot be fetched is a failure of the project."""
-    damaged = 0
+    tries = damaged = 0
     best: History | None = None
 
     def attempt(_timeout_s: float) -> None:
-        nonlocal answer, best, damaged
+        nonlocal answer, best, tries, damaged
+        tries += 1
         given, answer = answer or ask_for_runs(source, [run])[run.id], None  # a retry asks again: signed URLs expire
         if given is None:
             raise RequestError("the run no longer exists on the server", retries=0)
@@ -2550,10 +2551,10 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
         except DAMAGED as error:
             damaged += 1
             why = "the download is incomplete or damaged; export again"
-            raise RequestError(why, retries=100 if damaged == 1 else 0) from error
+            raise RequestError(why, retries=tries if damaged == 1 else 0) from error
         is_first, best = best is None, max(history, best or history, key=lambda each: each.found)
         if best.is_short:  # the server may just have moved live rows into an export
-            raise RequestError(best.problem, retries=100 if is_first and not best.problem else 0)
+            raise RequestError(best.problem, retries=tries if is_first and not best.problem else 0)
 
     try:
         source.server.storage.retry(attempt)
