@@ -298,6 +298,16 @@ def test_a_dead_storage_host_is_not_asked_for_every_run(server, export, project)
     )
 
 
+def test_short_histories_do_not_stop_the_others(server, export, project):
+    for number in range(12):  # more failures one after the other than a silent server may have
+        server.add_run("team", "demo", f"r{number:02}", summary={"a": 1}, history_rows=7)
+        server.add_history("team", "demo", f"r{number:02}", live=[{"_step": step, "a": step} for step in range(5)])
+    done = export("team/demo", "--include-history", "--retries", "0", "--workers", "1")
+    assert done.code == 3
+    assert "no longer answers" not in done.err
+    assert project("demo").history.height == 12 * 5
+
+
 def test_runs_whose_files_are_gone_cost_the_others_nothing(server, export, project):
     """A storage that says 403 or 404 lives: it is asked on, however many of these there are."""
     for number in range(60):

@@ -489,7 +489,6 @@ LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in litt
 BLOCK_BYTES = 32_768
 CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
 HEADER_BYTES = CHUNK_HEADER.size
-LONGEST_CHUNK = HEADER_BYTES + 2**16  # more than its length can state, in 16 bits
 READ_BYTES = 8 * BLOCK_BYTES
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
 LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large file until it is asked for it
@@ -505,27 +504,26 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     data = more = opened.read(READ_BYTES)
     start, at = 0, len(LOG_HEADER)  # of the data in the file, and of the next chunk in the data
-    gap = None if data.startswith(LOG_HEADER) else 0  # where bytes became unreadable
+    gap = None if data.startswith(LOG_HEADER) else 0  # where bytes became unreadable; 0: perhaps it is no log
     log.torn = LOG_HEADER.startswith(data)  # killed before the first record
     log.error = NOT_PULLED if data.startswith(LFS_POINTER) else ""
     while at < len(data) and (gap != 0 or start + at < BLOCK_BYTES):  # no chunk in the first block: it is no log
-        if more and len(data) - at < LONGEST_CHUNK:
+        if more and len(data) - at <= BLOCK_BYTES:  # so that no chunk ends where the data end
             more = opened.read(READ_BYTES)
             data, start, at = data[at:] + more, start + at, 0
-        end = at + HEADER_BYTES
-        if end <= len(data):
-            crc, length, kind = CHUNK_HEADER.unpack_from(data, at)
-            end += length
-        if end > len(data) or not FULL <= kind <= LAST or zlib.crc32(data[at + 6 : end]) != crc:
-            # Zeros fill a block that has no room for another chunk. Blocks are counted from the start of the file; the
-            # SDK's Go core before 0.17.6 counted them from behind the header.
-            place = start + at
-            room = min(-place % BLOCK_BYTES, (len(LOG_HEADER) - place) % BLOCK_BYTES)
-            if gap is None and 0 < room < HEADER_BYTES and data[at : at + room] == bytes(room):
-                at += room
-            else:
-                gap = place if gap is None else gap
-                at += 1
+        crc, length, kind = CHUNK_HEADER.unpack_from(data, at) if at + HEADER_BYTES <= len(data) else (0, 0, 0)
+        end = at + HEADER_BYTES + length
+        fits = FULL <= kind <= LAST and end <= len(data) and end - at <= BLOCK_BYTES
+        if not fits or zlib.crc32(data[at + 6 : end]) != crc:
+            skipped = 1
+            if gap is None:
+                gap = place = start + at
+                # Zeros fill a block that has no room for another chunk. Blocks are counted from the start of the file;
+                # the SDK's Go core before 0.17.6 counted them from behind the header.
+                room = min(-place % BLOCK_BYTES, (len(LOG_HEADER) - place) % BLOCK_BYTES)
+                if 0 < room < HEADER_BYTES and data[at : at + room] == bytes(room):
+                    skipped, gap = room, None
+            at += skipped
             continue
         if gap is not None:
             log.damage.append(f"byte {gap}")
@@ -542,7 +540,7 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
                 yield b"".join(pieces)
                 pieces = None
         at = end
-    log.torn |= pieces is not None or bool(gap)
+    log.torn |= pieces is not None or gap not in (None, 0)
 
 
 # --- records to a log -----------------------------------------------------------------------------------------
@@ -856,8 +854,9 @@ def read_folder(log: Log, rows: LogRows) -> None:
         settings.read(folder.parent / "settings", encoding="utf-8")
     log.records = 1
     log.machines = {"file": notes}
-    log.run = {"id": storable(run_id), "job_type": texts.get("jobType"), "name": texts.get("name")}
-    log.run |= {"notes": texts.get("notes"), "entity": settings.get("default", "entity", fallback=None)}
+    log.run = {"id": storable(run_id), "job_type": texts.get("jobType")}
+    log.run |= {name: texts.get(name) for name in ("name", "notes")}
+    log.run["entity"] = settings.get("default", "entity", fallback=None)
     log.run["project"] = texts.get("project") or settings.get("default", "project", fallback=None)
     if texts.get("state") in {"finished", "failed", "killed"}:
         log.run["state"] = texts["state"]
@@ -1230,7 +1229,7 @@ def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
 
 
 def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None) -> pl.Expr:
-    """The column of a path and dtype in another dtype. Numbers and Booleans become text as in JSON."""
+    """A column of logged values, cast from `dtype` to another one. Numbers and Booleans become text as in JSON."""
     column = pl.col(name or column_key(path, dtype)).cast(getattr(pl, wanted)).alias(column_key(path))
     if dtype == "Float64" and wanted == "String":  # as Python's json spells them: `1e-05`, where polars has `0.00001`
         text = column.str.replace("inf", "Infinity", literal=True)
@@ -2263,7 +2262,9 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
 
 def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: list[Failure]) -> Run:
     """One run of the server's answer. A config or summary that is no JSON object is a failure and stored as text."""
-    leaves, config, summary = Leaves(), dict[str, Any](), dict[str, Any]()
+    leaves: Leaves = []
+    config: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     texts = {"config": "{}", "summaryMetrics": "{}"}
     for key in texts:
         text = node.get(key) or "{}"
@@ -2400,7 +2401,7 @@ def add_tables_asked(project: Project, options: Options) -> None:
     """Add the tables that the options ask for to those of the earlier export."""
     histories = {"history": options.include_history, "history_sampled": options.history_samples is not None}
     others = {"system": options.system_metrics, "console": options.console}
-    keys: dict[str, str | None] = {name: None for name, is_asked in {**histories, **others}.items() if is_asked}
+    asked: dict[str, str | None] = {name: None for name, is_asked in {**histories, **others}.items() if is_asked}
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
@@ -2409,10 +2410,10 @@ def add_tables_asked(project: Project, options: Options) -> None:
             project.failed += [Failure(run_id, f"table_{key}", why) for key, file in of_run.items() if not file.path]
         for key in sorted({key for of_run in files.values() for key, file in of_run.items() if file.path} - {*names}):
             names[key] = logged_table_name(project, key, names.values(), options.output)
-        keys |= {name: key for key, name in names.items()}
-    for name in keys:
+        asked |= {name: key for key, name in names.items()}
+    for name in asked:
         table = project.tables.setdefault(name, new_table(name))
-        table.is_asked, table.key = True, keys[name]
+        table.is_asked, table.key = True, asked[name]
         table.made_of = options.history_keys if name in histories else ()
         if name == "history_sampled":
             table.made_of += (f"{options.history_samples} samples",)
@@ -3143,7 +3144,8 @@ def write_runs(at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
     dtypes = {path: getattr(pl, dtype) for path, dtype in widest_dtypes(page.kinds for page in pages).items()}
-    mixed: dict[KeyPath, list[Scalar]] = {}  # values of columns that are text on some pages only
+    # Columns that are text for the sake of other pages' values: these are read from the configs, which have the same.
+    mixed: dict[KeyPath, list[Scalar]] = {}
     for path, dtype in dtypes.items():
         if dtype == pl.String and len({page.kinds.get(path, "Null") for page in pages} - {"Null"}) > 1:
             mixed[path] = []
@@ -3294,7 +3296,7 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
 
 
 def scan_parts(table: Table) -> pl.LazyFrame:
-    """The rows of all parts, sorted by run and order. Columns as in `History.frame`, with the table's dtypes."""
+    """The rows of all parts, sorted by run and order. Columns as in `Part`, but with the table's dtypes."""
     parts: defaultdict[Path, dict[str, Part]] = defaultdict(dict)  # by file, the part of each run
     for run_id, history in sorted(table.fetched.items()):
         for part in history.parts:
@@ -3478,7 +3480,7 @@ def drop_shorter(project: Project, before: Mapping[str, int], headless: set[str]
     shorter = set(fuller)
     for table in project.tables.values():
         had, marks = (table.earlier.rows, table.earlier.marks) if table.earlier else ({}, {})
-        for run_id, history in [*table.fetched.items()]:
+        for run_id, history in sorted(table.fetched.items(), key=lambda each: each[0]):
             # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
             is_cut = run_id in (project.cut if table.key is None else fuller)
             is_sample = table.extent or (table.name == "system" and history.mark)  # offline, system metrics are whole
@@ -3653,7 +3655,8 @@ def verify(folder: Path, options: Options, say: Say) -> int:
     if not exports:
         raise ScriptError(f"{folder} contains no export; name the folder that you gave as -o", NOTHING_USABLE)
     import_libraries()
-    rows, incomplete = list[dict[str, str | None]](), list[str]()  # of files; metadata files that list failures
+    rows: list[dict[str, str | None]] = []
+    incomplete: list[str] = []  # metadata files that list failures
     for export in exports:
         about: dict[str, str | None] = {"entity": None, "project": None}
         problems: Mapping[str, str | None] = {export.name: "is damaged, so the files of its project cannot be checked"}
@@ -3708,6 +3711,7 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
 def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
     """Print the paths or the JSON on stdout, and a line per project on stderr. Returns the exit code."""
     written = [project for project in projects if project.files]
+    # Without runs: their list failed after some pages.
     planned = [project for project in projects if project.selected and project.pages and project.runs is not None]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
