@@ -313,7 +313,7 @@ def table_file(data: bytes) -> None:
         frame = export_runs.table_rows(data)
     except (ValueError, RecursionError):
         return
-    tree = json.loads(data)
+    tree = json.loads(data, strict=False)  # as the script, which takes control characters in texts
     names, rows = tree["columns"], tree["data"]
     assert frame.height == len(rows)
     assert frame.width == 1 + len(names)
