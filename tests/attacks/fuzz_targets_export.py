@@ -64,7 +64,7 @@ def no_json(text: str) -> None:
 def plain_json(text: str) -> object:
     """The value of a JSON text by the standard library alone; None where it is none."""
     try:
-        return json.loads(text)
+        return json.loads(text, strict=False)  # control characters in texts are taken, as by the SDK
     except (ValueError, RecursionError):
         return None
 
@@ -313,7 +313,7 @@ def table_file(data: bytes) -> None:
         frame = export_runs.table_rows(data)
     except (ValueError, RecursionError):
         return
-    tree = json.loads(data, strict=False)  # as the script, which takes control characters in texts
+    tree = json.loads(data, strict=False)
     names, rows = tree["columns"], tree["data"]
     assert frame.height == len(rows)
     assert frame.width == 1 + len(names)
