@@ -3402,7 +3402,7 @@ def write_project(server: Server | None, project: Project, options: Options, wor
     taken = {name.removeprefix(METRIC).lower() for name in names.values()}  # by columns, which come first
     patterns = [definition.pattern for definition in definitions if not definition.pattern.endswith("*")]
     defined = {tuple(key.replace("\\.", ".") for key in re.split(r"(?<!\\)\.", pattern)) for pattern in patterns}
-    defined -= {path[1:] for path in names if path[0] == METRIC}  # the others have no column, but a goal to tell of
+    defined -= {path[1:] for path in names if path[0] == METRIC}  # the others have a goal, but no column
     names = {**names, **{(METRIC, *path): METRIC + name for path, name in settled_names(defined, taken).items()}}
     tables = sorted(project.tables.values(), key=lambda table: table.name)
     known: dict[KeyPath, Stated] = {}
