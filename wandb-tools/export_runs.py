@@ -362,6 +362,24 @@ class History:
         return self.found < self.counted
 
 
+class Earlier(NamedTuple):
+    """A parquet file of an earlier export of the same project, or NO_EARLIER."""
+
+    file: Path = Path()
+    rows: Mapping[str, int] = {}  # by run id, in the file; of the runs file: of its history
+    columns: Mapping[KeyPath, str] = {}  # of the columns with logged values
+    dtypes: Mapping[KeyPath, str] = {}  # of the same
+    facts: Mapping[str, Stated] = {}  # by column
+    made_of: tuple[str, ...] = ()  # see Table
+    marks: Mapping[str, tuple[str, ...]] = {}  # by run id: see History
+    skipped: Sequence[str] = ()  # see Table
+    export_id: str | None = None  # None where a file of an older version, or of a killed export, has to be written anew
+    key: str = ""  # see Table
+
+
+NO_EARLIER = Earlier()
+
+
 @dataclass
 class Table:
     """A file with many rows per run, such as the history. Each step of the export fills in more fields."""
@@ -375,7 +393,7 @@ class Table:
     extent: tuple[str, ...] = ()  # which rows of a run are exported; empty: all
     is_asked: bool = False  # part of this export
     fetched: dict[str, History] = field(default_factory=dict)  # by run id
-    earlier: Earlier | None = None
+    earlier: Earlier = NO_EARLIER
     staying: set[str] = field(default_factory=set)  # ids of runs whose rows in the earlier file stay
     outdated: list[str] = field(default_factory=list)  # of these, runs that have newer rows, but were asked for fewer
     dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of the logged values of all rows
@@ -386,7 +404,7 @@ class Table:
     def rows(self) -> dict[str, int]:
         """How many rows of each run the file gets."""
         rows = {run_id: history.rows for run_id, history in self.fetched.items() if history.rows}
-        return rows | {run_id: self.earlier.rows[run_id] for run_id in self.staying if self.earlier}
+        return rows | {run_id: self.earlier.rows[run_id] for run_id in self.staying}
 
 
 class Failure(NamedTuple):
@@ -404,22 +422,6 @@ class Failure(NamedTuple):
         return cls(run, what, message, getattr(error, "attempts", 1))
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """A parquet file of an earlier export of the same project."""
-
-    file: Path
-    rows: Mapping[str, int]  # by run id: its rows in the file; of the runs file: its history's rows
-    columns: Names  # of the columns with logged values
-    dtypes: Mapping[KeyPath, str]  # of the same
-    facts: Mapping[str, Stated]  # by column
-    made_of: tuple[str, ...]  # see Table
-    marks: Mapping[str, tuple[str, ...]]  # by run id: see History
-    skipped: Sequence[str]  # see Table
-    export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
-    key: str  # see Table
-
-
 @dataclass
 class Project:
     """A project and all that is known of its export. Each step fills in more fields."""
@@ -430,7 +432,7 @@ class Project:
     places: list[Place] = field(default_factory=list)  # by which it was named
     stem: str = ""  # the beginning of its files' names
     longer_stems: Collection[str] = ()  # stems of other projects that begin with it, in lower case
-    earlier: Earlier | None = None  # runs file
+    earlier: Earlier = NO_EARLIER  # runs file
 
     # From its source:
     windows: list[Window] = field(default_factory=list)  # of creation times: its runs are listed by these
@@ -2435,7 +2437,7 @@ def logged_table_name(project: Project, key: str, taken: Collection[str], output
 def changed_runs(project: Project, table: Table) -> list[Wanted]:
     """The runs whose rows differ from the earlier export."""
     earlier = table.earlier
-    known = earlier.marks if earlier and earlier.made_of == table.made_of else {}
+    known = earlier.marks if earlier.made_of == table.made_of else {}
     tables = [item for page in project.pages for item in page.tables.items()]
     files = {run_id: of_run[table.key] for run_id, of_run in tables if table.key is not None and table.key in of_run}
     changed = []
@@ -3222,11 +3224,11 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
     """Fill in each table's columns, and which runs' rows stay from the earlier file; returns the runs file's names."""
     tables = project.tables.values()
     for table in tables:
-        before = table.earlier.rows.keys() if table.earlier else set()
+        before = table.earlier.rows.keys()
         table.staying = (before & set(ids) if prune else before) - table.fetched.keys()
         # A W&B Table has its columns also for runs that logged it without rows.
-        rowless = table.earlier.marks.keys() - before if table.earlier and table.key is not None else set()
-        stays = [table.earlier] if table.earlier and (table.staying or rowless - table.fetched.keys()) else []
+        rowless = table.earlier.marks.keys() - before if table.key is not None else set()
+        stays = [table.earlier] if table.staying or rowless - table.fetched.keys() else []
         table.skipped = {".".join(path) for history in table.fetched.values() for path in history.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
         fetched = [part.dtypes for _, history in sorted(table.fetched.items()) for part in history.parts]
@@ -3269,7 +3271,7 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
     logged = [pl.col(column_key(path)).alias(name) for name, path in columns]
     keys = ["run_id", "entity", "project", *order.values(), *table.columns]
     rows = scan_parts(table).with_columns(**place).rename(order).select(*keys, *logged)
-    if earlier and table.staying:
+    if table.staying:
         stays = pl.scan_parquet(earlier.file, glob=False)
         if table.staying != earlier.rows.keys():
             stays = stays.filter(pl.col("run_id").is_in(list(table.staying)))
@@ -3282,8 +3284,8 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
         stays = stays.select(*keys, *known)
         rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.fetched.values()) else stays
     marks = {run_id: one.mark for run_id, one in table.fetched.items() if one.mark and not one.is_short}
-    made_of = table.made_of if table.is_asked or not earlier else earlier.made_of
-    if earlier and earlier.made_of == made_of:
+    made_of = table.made_of if table.is_asked else earlier.made_of
+    if earlier.made_of == made_of:
         # Runs without rows have marks, too: otherwise every export would ask for them again.
         asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.fetched.keys())
         marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
@@ -3379,7 +3381,7 @@ def find_earlier(project: Project, output: Path) -> None:
         if is_whole and sums.get(earlier.file.name) != sha256(earlier.file):  # a new checksum would hide it
             why = f"the earlier {earlier.file} was changed after its export, and its rows are used as they are now"
             project.failed.append(Failure(project.path, "file", f"{why}; restore it from a copy and export again"))
-        current = earlier if is_whole else replace(earlier, export_id=None)
+        current = earlier if is_whole else earlier._replace(export_id=None)
         if name == "runs":
             project.earlier = current
         else:
@@ -3407,12 +3409,12 @@ def write_project(server: Server | None, project: Project, options: Options, wor
     tables = sorted(project.tables.values(), key=lambda table: table.name)
     known: dict[KeyPath, Stated] = {}
     for each in (*(table.earlier for table in tables if table.prefix == METRIC), project.earlier):
-        if each is not None and len(pages) > len(project.pages):
+        if len(pages) > len(project.pages):
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
     facts = metric_facts(definitions, names, known, project.goals)
     current: dict[str, str] = {}  # of tables whose earlier files would not change: the files' export ids
     for table in tables:
-        if (earlier := table.earlier) and earlier.export_id and not table.fetched:
+        if (earlier := table.earlier).export_id and not table.fetched:
             is_same = (table.staying, table.names, facts) == ({*earlier.rows}, earlier.columns, earlier.facts)
             current |= {table.name: earlier.export_id} if is_same else {}
     export_id = next(iter(current.values()), uuid.uuid4().hex)
@@ -3440,10 +3442,9 @@ def write_project(server: Server | None, project: Project, options: Options, wor
 
 def merge_runs(project: Project, options: Options, work: Path) -> tuple[list[Page], pl.DataFrame]:
     """Pages of the project's runs and of the earlier export's runs that stay, and the keys of all these runs."""
-    earlier = project.earlier
-    before = earlier.rows if earlier else {}
+    earlier, before = project.earlier, project.earlier.rows
     from_logs, headless = set[str](), set[str]()
-    if earlier:
+    if before:
         rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("url").is_null())
         logged = rows.select("id", began="created_at", ended="heartbeat_at").collect()
         from_logs = {*logged["id"]}  # these may not be on the server, or not whole
@@ -3467,7 +3468,7 @@ def merge_runs(project: Project, options: Options, work: Path) -> tuple[list[Pag
         rest = [page] if fuller.isdisjoint(ids) else stored_pages(page.file, ids - fuller, work)
         new_pages += [replace(each, definitions=page.definitions) for each in rest]
     project.pages = new_pages
-    pages = new_pages + (stored_pages(earlier.file, stays, work) if earlier and stays else [])
+    pages = new_pages + (stored_pages(earlier.file, stays, work) if stays else [])
     runs = keys_of(pages)
     project.runs = runs.filter(pl.col("id").is_in(project.runs["id"].to_list()))  # as they are written
     return pages, runs
@@ -3479,7 +3480,7 @@ def drop_shorter(project: Project, before: Mapping[str, int], headless: set[str]
     fuller = headless | {run_id for run_id, count in counts if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for table in project.tables.values():
-        had, marks = (table.earlier.rows, table.earlier.marks) if table.earlier else ({}, {})
+        had, marks = table.earlier.rows, table.earlier.marks
         for run_id, history in sorted(table.fetched.items(), key=lambda each: each[0]):
             # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
             is_cut = run_id in (project.cut if table.key is None else fuller)
@@ -3794,7 +3795,7 @@ def changes_of(project: Project, options: Options) -> str:
         if table.outdated:
             line += f"; newer output of {first_of(table.outdated)} is left out, as more lines are there: use --console"
         earlier = table.earlier
-        if not earlier or table.prefix != METRIC:
+        if table.prefix != METRIC:
             continue
         known = earlier.marks.keys() if earlier.made_of == table.made_of else set()  # these had the same metrics before
         lacking = sorted(path for path in earlier.columns if not is_wanted(path, options.history_keys))
@@ -4141,7 +4142,7 @@ def export_project(server: Server | None, project: Project, options: Options, wo
             fetch_project(server, project, work)
         # A whole project without runs is exported, too: all runs of the earlier export are gone.
         is_news = project.runs.height or any(failure.what != "place" for failure in project.failed)
-        is_news |= project.all_ids is not None and project.earlier is not None
+        is_news |= project.all_ids is not None and project.earlier is not NO_EARLIER
         if is_news and not options.dry_run:
             write_project(server, project, options, work)
             stored = work.parent / HISTORIES / project.stem
