@@ -90,7 +90,8 @@ TESTS = {
     "list_entities": "list_entities list_faults access",
     "export_runs": "export_rows export_runs export_online export_again places old_sdks fuzz json",
     "aggregate_runs": "aggregate_runs aggregate_more odd_files read_only other_engines",
-    "analyze_runs": "analyze_runs analyze_more analyze_answers analyze_faults odd_files read_only other_engines",
+    "analyze_runs": "analyze_runs analyze_inputs analyze_groups analyze_settings analyze_curves analyze_health "
+    "analyze_sql analyze_tables analyze_output odd_files read_only other_engines",
 }
 EXPLAINED = {  # (function, a part of the line with the mistake): why no test need notice it
     ("jsonable", "if value > 1 else"): "only infinite numbers get there",
