@@ -89,7 +89,7 @@ FUNCTIONS = {
 TESTS = {
     "list_entities": "list_entities list_faults access",
     "export_runs": "export_rows export_runs export_online export_again places old_sdks fuzz json",
-    "aggregate_runs": "aggregate_runs aggregate_more odd_files read_only other_engines",
+    "aggregate_runs": "aggregate_runs aggregate_inputs aggregate_columns odd_files read_only other_engines",
     "analyze_runs": "analyze_runs analyze_inputs analyze_groups analyze_settings analyze_curves analyze_health "
     "analyze_sql analyze_tables analyze_output odd_files read_only other_engines",
 }
