@@ -87,7 +87,7 @@ FUNCTIONS = {
     "did_you_mean comma_list whole",
 }
 TESTS = {
-    "list_entities": "list_entities list_faults access",
+    "list_entities": "list_entities access",
     "export_runs": "export_rows export_runs export_online export_again places old_sdks fuzz json",
     "aggregate_runs": "aggregate_runs aggregate_inputs aggregate_columns odd_files read_only other_engines",
     "analyze_runs": "analyze_runs analyze_inputs analyze_groups analyze_settings analyze_curves analyze_health "
