@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("no clock")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # What the helpers of several test files assert is explained as in these files.
-pytest.register_assert_rewrite("aggregate", "analyze")
+pytest.register_assert_rewrite("aggregate", "analyze", "exports")
 
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 120  # a script that takes longer hangs

@@ -88,7 +88,8 @@ FUNCTIONS = {
 }
 TESTS = {
     "list_entities": "list_entities access",
-    "export_runs": "export_rows export_runs export_online export_again places old_sdks fuzz json",
+    "export_runs": "export_rows export_values export_logs export_runs export_filters export_pages export_histories "
+    "export_online export_again export_publishing export_interrupted places old_sdks fuzz json",
     "aggregate_runs": "aggregate_runs aggregate_inputs aggregate_columns odd_files read_only other_engines",
     "analyze_runs": "analyze_runs analyze_inputs analyze_groups analyze_settings analyze_curves analyze_health "
     "analyze_sql analyze_tables analyze_output odd_files read_only other_engines",
