@@ -200,7 +200,7 @@ class Mutant(NamedTuple):
     changed: str  # the new lines, stripped
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------------------
 
 
 class OurOperator(Operator):
@@ -329,7 +329,7 @@ def described(function: ast.FunctionDef, start: int, old: str, new: str, code: s
     return Mutant(function.name, code, statement.lineno, last, shown, changed)
 
 
-# --- tests ------------------------------------------------------------------------------------------------------
+# --- tests ----------------------------------------------------------------------------------------------------
 
 
 def copy_repository(folder: Path) -> None:
