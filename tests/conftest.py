@@ -31,6 +31,9 @@ hypothesis.settings.load_profile("no clock")
 # Hundreds of processes import wandb and polars: they find these compiled, as everybody does from the second start on.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# What the helpers of several test files assert is explained as in these files.
+pytest.register_assert_rewrite("aggregate", "analyze", "exports")
+
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 120  # a script that takes longer hangs
 

@@ -109,7 +109,7 @@ def command(name: str, *arguments: object, env: Mapping[str, str], cwd: Path) ->
     return {"args": args, "env": dict(env), "cwd": cwd, "text": True, "encoding": "utf-8"}
 
 
-# --- what is exported -------------------------------------------------------------------------------------------
+# --- what is exported -----------------------------------------------------------------------------------------
 
 
 def fill(server: Server, n: int, *, rows: int = 20, lines: int = 10) -> None:
@@ -157,7 +157,7 @@ def change(server: Server, n: int, *, rows: int = 20, lines: int = 10) -> None:
         add_run(server, number, rows=rows, lines=lines)
 
 
-# --- what is left -----------------------------------------------------------------------------------------------
+# --- what is left ---------------------------------------------------------------------------------------------
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

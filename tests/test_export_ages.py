@@ -12,9 +12,9 @@ import export_runs
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from exports import Exported, exported, paths_of
 from log_files import START, log_of, write_log
 from old_sdks import record
-from test_export_runs import Exported, exported, libraries, paths_of  # noqa: F401 - fixtures
 from wandb_server import Server
 
 if TYPE_CHECKING:

@@ -19,15 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Done, wait_until
+from exports import QUICK, SCRIPT, exported, own_server, paths_of  # noqa: F401 - fixtures
 from log_files import START, write_log
-from test_export_runs import exported, paths_of
-from wandb_server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-SCRIPT = "export_runs.py"
-QUICK = ("--timeout", 10, "--retries", 2)
+    from wandb_server import Server
+
 PAST_FLOATS = 2**53 + 1  # no Float64 holds it
 BIG_LOG_BYTES = 9_000_000  # two of these are worth a second process
 
@@ -287,12 +286,6 @@ def moments_of(out: Path, stem: str = "team_demo") -> pl.DataFrame:
     numbers = runs["config_number"].to_list()
     assert numbers == [json.loads(text)["number"] for text in runs["_config_json"]]
     return runs.select("id", "created_at", "config_number")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
 
 
 @pytest.fixture

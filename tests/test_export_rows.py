@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import LIMIT_S, Done, finished_runs, wait_until
+from exports import export_of_logs, out_folder  # noqa: F401 - fixtures
 from log_files import START, log_of, records_of, write_log
 from old_sdks import record
 from test_old_sdks import FOLDERS, TRUTHS, records
@@ -44,11 +45,6 @@ def server(empty_server) -> Server:
 
 
 @pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "out"
-
-
-@pytest.fixture
 def export(call_export, server, tmp_path, out) -> Callable[..., Done]:
     """Export from the server into `out`."""
 
@@ -57,12 +53,6 @@ def export(call_export, server, tmp_path, out) -> Callable[..., Done]:
         return call_export(*how, *arguments, env=server.environment(tmp_path / "sdk"))
 
     return call
-
-
-@pytest.fixture
-def export_logs(call_export, tmp_path, out) -> Callable[..., Done]:
-    """Export the logs below `logs` into `out`."""
-    return lambda *arguments: call_export("--offline", tmp_path / "logs", "-o", out, *arguments)
 
 
 def table_of(out: Path, kind: str, stem: str = "team_demo") -> pl.DataFrame:

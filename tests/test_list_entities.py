@@ -1,8 +1,12 @@
-"""list_entities.py as users run it, against a server of our own; then the parts that need none."""
+"""list_entities.py as users run it, against a server of our own; then the parts that need none.
+
+What concerns keys, addresses and secrets of both scripts is in test_access.py and test_secrets.py.
+"""
 
 from __future__ import annotations
 
 import doctest
+import gzip
 import itertools
 import json
 import os
@@ -12,39 +16,40 @@ import shutil
 import signal
 import ssl
 import subprocess
+import threading
 import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import list_entities
 import pytest
-from conftest import LIMIT_S
+import requests
+import urllib3
+from conftest import LIMIT_S, Done
 from list_entities import COUNTED_STATES, NOTHING_USABLE, PROJECTS_PER_QUESTION, ScriptError
 from wandb_server import Server
 
 if TYPE_CHECKING:
-    from conftest import Done
+    from collections.abc import Iterator
 
 SCRIPT = "list_entities.py"
 FAST = ("--retries", "1")  # where a test waits for the end of all tries
 ODD_NAMES = ("[red]markup[/red]", "esc\x1b[31mape", "émoji 🎉", "a/b?c#d")
 
 
-@pytest.fixture(scope="module")
-def shared_server():
-    with Server() as server:
-        yield server
+@pytest.fixture
+def server(empty_server) -> Server:
+    return empty_server
 
 
 @pytest.fixture
-def server(shared_server):
-    """One server for all tests of a process; each starts with nothing in it."""
-    shared_server.reset()
-    shared_server.configure(latency_s=0.0)
-    shared_server.store.entities.clear()
-    shared_server.add_entity("tester")
-    return shared_server
+def two_projects(server) -> Server:
+    """The server, with a run in each of two projects of a team."""
+    for project in ("good", "bad"):
+        server.add_run("team", project, "abc", state="finished")
+    return server
 
 
 @pytest.fixture
@@ -161,6 +166,30 @@ def test_few_requests_and_no_runs(server, as_call):
 def test_a_run_without_a_heartbeat_was_active_when_it_was_created(server, as_call):
     add_runs(server, "team", "demo", "f", heartbeat_at=None)
     assert projects(as_call(server, "--json"))["team/demo"]["last_active"] == "2026-01-01T00:00:00Z"
+
+
+def test_a_project_that_stands_twice_in_a_page_is_listed_once(two_projects, run_script, tmp_path):
+    two_projects.fault("repeat", match={"field": "models"})
+    done = run_script(SCRIPT, "-e", "team", "--json", env=two_projects.environment(tmp_path))
+    assert done.code == 0, done.err
+    assert sorted(row["project"] for row in json.loads(done.out)["projects"]) == ["bad", "good"]
+    assert "2 projects" in done.err
+
+
+def test_an_entity_of_the_key_is_not_asked_for(two_projects, call_script, tmp_path):
+    """Some servers answer null; only an entity without projects that the key does not name needs it."""
+    two_projects.fault("replace", place=["data", "entity"], value="null")
+    for arguments in ([], ["-e", "team"]):
+        done = call_script(SCRIPT, *arguments, "--json", env=two_projects.environment(tmp_path))
+        assert (done.code, len(json.loads(done.out)["projects"])) == (0, 2), done.err
+
+
+@pytest.mark.parametrize("script", [SCRIPT, "export_runs.py"])
+def test_a_team_that_the_server_does_not_show(two_projects, call_script, tmp_path, script):
+    place = ["data", "viewer", "teams", "edges", 0, "node"]
+    two_projects.fault("replace", match={"operation": "Viewer"}, place=place, value="null")
+    done = call_script(script, "-e", "team", env=two_projects.environment(tmp_path), cwd=tmp_path)
+    assert done.code == 0, done.err
 
 
 # --- no access ------------------------------------------------------------------------------------------------
@@ -309,6 +338,13 @@ def test_no_prompt_at_a_terminal(server, script_command, tmp_path):
     assert shown.count("\n") == 1
 
 
+def test_a_key_of_an_editor_on_windows(two_projects, call_script, tmp_path):
+    """It begins with a byte order mark."""
+    settings = two_projects.environment(tmp_path / "sdk")
+    (tmp_path / "key").write_text(f"\ufeff{settings.pop('WANDB_API_KEY')}\r\n", "utf-8")
+    assert call_script("list_entities.py", "--api-key-file", "key", env=settings).code == 0
+
+
 # --- faults ---------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +433,48 @@ def test_an_answer_without_data(server, as_call, body):
     assert done.err.startswith(f"error: cannot sign in to {server.url}: {why}; check WANDB_BASE_URL, ")
 
 
+class Failing(BaseHTTPRequestHandler):
+    """Answers with the status that stands in the path, and states two errors, compressed."""
+
+    def do_GET(self) -> None:
+        body = gzip.compress(json.dumps({"errors": [{"message": "the  first"}, {"message": "the second"}]}).encode())
+        self.send_response(int(self.path[1:]))
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture(scope="module")
+def failing_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+REPEATED = {408: 0, 429: 1, 500: 0, 501: 0, 503: 1}  # how many seconds later all questions go on
+
+
+@pytest.mark.parametrize("status", [*REPEATED, 400, 404, 407, 409, 428, 430, 499])
+def test_a_failed_answer_says_why_and_whether_to_ask_again(failing_url, monkeypatch, status):
+    monkeypatch.setattr(list_entities, "requests", requests, raising=False)  # imported late
+    monkeypatch.setattr(list_entities, "urllib3", urllib3, raising=False)
+    with requests.get(f"{failing_url}/{status}", stream=True, timeout=LIMIT_S) as answer:
+        error = list_entities.status_error(answer)
+    assert (str(error), error.status) == (f"the first (HTTP {status})", status)
+    assert (error.retries > 0, error.pause_s) == (status in REPEATED, REPEATED.get(status, 0))
+
+
+def test_an_answer_that_states_no_error():
+    assert [list_entities.stated_error(body) for body in (b"", b"{}", b"[]", b'{"errors": []}')] == [""] * 4
+
+
 def test_all_questions_wait_for_a_busy_server_and_say_so(server, as_call):
     for number in range(100):
         server.add_project("team", f"p{number:02}")
@@ -425,6 +503,12 @@ def test_a_server_that_stays_busy_is_named(server, as_call):
     assert error == f"error: cannot sign in to {server.url}: rate limit (HTTP 429); the server is busy: try again later"
 
 
+@pytest.mark.parametrize("script", ["list_entities.py", "export_runs.py"])
+def test_any_timeout(two_projects, call_script, tmp_path, script):
+    settings = two_projects.environment(tmp_path / "sdk")
+    assert call_script(script, "-e", "team", "--timeout", 10**12, env=settings).code == 0
+
+
 def test_gzip(server, as_call):
     add_runs(server, "tester", "demo", "ffr")
     server.configure(gzip=True)
@@ -432,6 +516,9 @@ def test_gzip(server, as_call):
         assert projects(as_call(server, "--json"))["tester/demo"]["runs"] == 3
     finally:
         server.configure(gzip=False)
+
+
+# --- interrupted, closed pipes, a full disk -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -458,6 +545,21 @@ def test_closed_pipe(server, script_command, tmp_path, failing, code):
     done = subprocess.run(**command, stdout=writing, stderr=subprocess.PIPE, timeout=30, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (code, "error: team/p3: too many runs\n" if failing else "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_closed_pipe_does_not_hide_a_failure(two_projects, script_command, tmp_path, form, unbuffered):
+    two_projects.fault("status", match={"project": "bad"}, status=403, message="permission denied")
+    env = two_projects.environment(tmp_path) | {"PYTHONUNBUFFERED": unbuffered}
+    command = script_command(SCRIPT, "-e", "team", *form, env=env)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(**command, stdout=write_end, stderr=subprocess.PIPE, timeout=LIMIT_S, check=False)
+    os.close(write_end)
+    assert done.returncode == 3, done.stderr
+    assert "error: team/bad: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_closed_stderr_hides_no_failure(server, script_command, tmp_path):
@@ -589,6 +691,16 @@ def test_wrong_usage_as_a_process(run_script):
     assert done.err.startswith("error: unknown argument --sorted; did you mean --sort")
 
 
+@pytest.mark.parametrize("flag", ["--entity", "--project"])
+def test_a_filter_without_a_value_is_no_filter(call_script, flag):
+    """As of `-e "$TEAM"` where the variable is not set: everything would be listed."""
+    done = call_script(SCRIPT, flag, "", env={"WANDB_BASE_URL": "http://127.0.0.1:1"})
+    assert (done.code, done.out) == (2, "")
+    assert flag in done.err
+    assert "needs a value; see --help" in done.err
+    assert done.err.count("\n") == 1
+
+
 # --- the parts ------------------------------------------------------------------------------------------------
 
 
@@ -631,6 +743,17 @@ def test_the_table_is_bounded(name, monkeypatch):
     assert whole.count("123456") == 300
     assert "more project" not in whole
     assert list_entities.for_people(rows, 299).splitlines()[-1].startswith("1 more project: ")
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_table_starts_at_the_left_and_has_a_line_a_project(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    row = {"entity": "team", "project": "a", "url": "http://127.0.0.1/x", "last_active": "2026-01-01"}
+    row |= dict.fromkeys(("runs", *list_entities.COUNTED_STATES), 123_456) | {"created_at": "2026-01-01T00:00:00Z"}
+    heading, rule, line = list_entities.for_people([row], None).splitlines()
+    assert heading.startswith("project ")
+    assert line.startswith("team/a ")
+    assert len(line) <= len(rule) <= width
 
 
 def test_no_two_projects_look_alike(monkeypatch):
@@ -685,6 +808,10 @@ def test_names_in_json_are_data(server, as_call):
     done = as_call(server, "--json")
     assert {each["project"] for each in projects(done).values()} == set(names)
     assert not {*"\x1b\x7f\x9b"} & set(done.out)
+
+
+def test_the_three_nearest_names_are_suggested():
+    assert list_entities.did_you_mean("loss", ["loss1", "loss2", "loss3", "loss4"]).count("loss") == 3
 
 
 ADDRESSES = (

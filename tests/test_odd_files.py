@@ -16,10 +16,10 @@ import analyze_runs
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from aggregate import in_a_folder_of_its_own
 from contract_files import Run, write_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_aggregate_runs import in_a_folder_of_its_own
 
 __all__ = ["in_a_folder_of_its_own"]  # a fixture
 RUNS = [Run(name, config={"k": k}, summary={"loss": 1.0 + k}) for k, name in enumerate("abc")]

@@ -35,7 +35,7 @@ def server():
         yield server
 
 
-# --- helpers -----------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------------------
 
 
 def sdk(server, folder, code, *arguments, **variables):
@@ -118,7 +118,7 @@ def parquet_history(server, run):
     return ask(server, PARQUET, run=run)["project"]["run"]
 
 
-# --- the SDK records ---------------------------------------------------------------------------------------------
+# --- the SDK records ------------------------------------------------------------------------------------------
 
 
 def test_the_sdk_records_a_run_and_reads_it_back(server, tmp_path):
@@ -280,7 +280,7 @@ report("done")
     assert [(row["_step"], row["loss"]) for row in run.history.rows(0)] == [(step, step) for step in range(5)]
 
 
-# --- the SDK lists -----------------------------------------------------------------------------------------------
+# --- the SDK lists --------------------------------------------------------------------------------------------
 
 
 def test_the_sdk_lists_runs(server, tmp_path):
@@ -331,7 +331,7 @@ report({
     }
 
 
-# --- filters, order, pages ---------------------------------------------------------------------------------------
+# --- filters, order, pages ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -513,7 +513,7 @@ def test_a_wrong_key_is_refused(server, headers):
     assert server.requests()[0]["authorization"] == bool(headers)
 
 
-# --- histories ---------------------------------------------------------------------------------------------------
+# --- histories ------------------------------------------------------------------------------------------------
 
 
 def test_exports_live_tail_and_counts(server):
@@ -687,7 +687,7 @@ def test_ranges_and_signatures(server):
     assert get(headers["Location"])[1] == b"0123456789"
 
 
-# --- faults ------------------------------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------------------
 
 VIEWER = "query Who { viewer { username } }"
 
@@ -953,7 +953,7 @@ except Exception as error:
     assert sdk(server, tmp_path, code, WANDB_API_KEY="1" * 40) == "AuthenticationError"
 
 
-# --- seeding, log, process ---------------------------------------------------------------------------------------
+# --- seeding, log, process ------------------------------------------------------------------------------------
 
 
 def test_made_up_runs_are_the_same_each_time():

@@ -87,10 +87,12 @@ FUNCTIONS = {
     "did_you_mean comma_list whole",
 }
 TESTS = {
-    "list_entities": "list_entities list_faults access",
-    "export_runs": "export_rows export_runs export_online export_again places old_sdks fuzz json",
-    "aggregate_runs": "aggregate_runs aggregate_more odd_files read_only other_engines",
-    "analyze_runs": "analyze_runs analyze_more analyze_answers analyze_faults odd_files read_only other_engines",
+    "list_entities": "list_entities access",
+    "export_runs": "export_rows export_values export_logs export_runs export_filters export_pages export_histories "
+    "export_online export_again export_publishing export_interrupted places old_sdks fuzz json",
+    "aggregate_runs": "aggregate_runs aggregate_inputs aggregate_columns odd_files read_only other_engines",
+    "analyze_runs": "analyze_runs analyze_inputs analyze_groups analyze_settings analyze_curves analyze_health "
+    "analyze_sql analyze_tables analyze_output odd_files read_only other_engines",
 }
 EXPLAINED = {  # (function, a part of the line with the mistake): why no test need notice it
     ("jsonable", "if value > 1 else"): "only infinite numbers get there",
@@ -198,7 +200,7 @@ class Mutant(NamedTuple):
     changed: str  # the new lines, stripped
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------------------
 
 
 class OurOperator(Operator):
@@ -327,7 +329,7 @@ def described(function: ast.FunctionDef, start: int, old: str, new: str, code: s
     return Mutant(function.name, code, statement.lineno, last, shown, changed)
 
 
-# --- tests ------------------------------------------------------------------------------------------------------
+# --- tests ----------------------------------------------------------------------------------------------------
 
 
 def copy_repository(folder: Path) -> None:

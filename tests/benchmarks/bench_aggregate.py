@@ -52,7 +52,7 @@ class Cost(NamedTuple):
     memory_mb: float
 
 
-# --- what is merged ----------------------------------------------------------------------------------------------
+# --- what is merged -------------------------------------------------------------------------------------------
 
 
 def write_exports(folder: Path, runs: int, columns: int, files: int, *, differing: bool) -> None:
@@ -154,7 +154,7 @@ def write_wide_histories(folder: Path) -> None:
         pl.DataFrame(columns).write_parquet(folder / f"team_{project}_history.parquet", row_group_size=100_000)
 
 
-# --- what is measured --------------------------------------------------------------------------------------------
+# --- what is measured -----------------------------------------------------------------------------------------
 
 
 def duckdb_copy(folder: str, output: str) -> None:

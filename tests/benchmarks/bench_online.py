@@ -84,7 +84,7 @@ TABLES_AT_ONCE = 32  # as many as export_runs downloads at once
 SAMPLE_S = 0.03  # between two looks at the memory of all processes
 
 
-# --- the peers: each is what a process of its own does, and returns the seconds spent on single runs ---------------
+# --- the peers: each is what a process of its own does, and returns the seconds spent on single runs ----------
 
 
 def start(_path: str, _runs: int | None) -> float:
@@ -334,7 +334,7 @@ def end_at_once() -> None:
     os._exit(0)
 
 
-# --- what a command costs ----------------------------------------------------------------------------------------
+# --- what a command costs -------------------------------------------------------------------------------------
 
 
 class Cost(NamedTuple):
@@ -476,7 +476,7 @@ def compile_modules(compiled: Path) -> None:
         bench.export(HISTORIES_PATH, "--include-history")
 
 
-# --- the figures -------------------------------------------------------------------------------------------------
+# --- the figures ----------------------------------------------------------------------------------------------
 
 
 def few_runs(options: argparse.Namespace) -> None:
@@ -670,7 +670,7 @@ def scaled(cost: Cost, factor: float) -> float:
     return cost.seconds + cost.single_s * (factor - 1)
 
 
-# --- what is printed ---------------------------------------------------------------------------------------------
+# --- what is printed ------------------------------------------------------------------------------------------
 
 
 def ratios(costs: Sequence[Cost], others: Sequence[Cost]) -> str:

@@ -46,7 +46,7 @@ def in_order(runs: list[Run], order: str) -> list[Run]:
     return [run for _, _, run in known] + unknown
 
 
-# --- terms -------------------------------------------------------------------------------------------------------
+# --- terms ----------------------------------------------------------------------------------------------------
 
 
 def _term(key: str, value: Any) -> Callable[[Run], bool]:
@@ -128,7 +128,7 @@ def _kind(value: Any) -> type:
     return float if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
 
 
-# --- fields ------------------------------------------------------------------------------------------------------
+# --- fields ---------------------------------------------------------------------------------------------------
 
 
 def field_reader(name: str) -> Callable[[Run], Any]:

@@ -203,7 +203,7 @@ def kind_of(value: object) -> str:
             return "list"
 
 
-# --- JSON as W&B spells it ---------------------------------------------------------------------------------------
+# --- JSON as W&B spells it ------------------------------------------------------------------------------------
 
 
 def spelled(value: Any) -> Any:
@@ -234,7 +234,7 @@ def spelled_text(text: str | None) -> str | None:
     return json.dumps(json.loads(text, parse_constant=str))
 
 
-# --- parquet -----------------------------------------------------------------------------------------------------
+# --- parquet --------------------------------------------------------------------------------------------------
 
 
 def table_of(rows: Sequence[Row], *, nested: str = "struct") -> pa.Table:

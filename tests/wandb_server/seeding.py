@@ -40,7 +40,7 @@ def time_at(seconds: float) -> str:
     return (datetime.fromisoformat(START) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-# --- runs --------------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------------------
 
 
 def runs(n: int, *, keys: int, seed: int, first: int, user: User) -> Iterator[dict[str, Any]]:
@@ -161,7 +161,7 @@ def odd_runs() -> dict[str, dict[str, Any]]:
     }
 
 
-# --- console lines, tables ---------------------------------------------------------------------------------------
+# --- console lines, tables ------------------------------------------------------------------------------------
 
 
 def plain_run(number: int) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def table_entry(key: str, content: bytes, rows: int) -> dict[str, Any]:
     }
 
 
-# --- histories ---------------------------------------------------------------------------------------------------
+# --- histories ------------------------------------------------------------------------------------------------
 
 
 def histories(

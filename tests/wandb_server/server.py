@@ -303,7 +303,7 @@ def environment(url: str, api_key: str, folder: Path | str) -> dict[str, str]:
     }
 
 
-# --- in another process ------------------------------------------------------------------------------------------
+# --- in another process ---------------------------------------------------------------------------------------
 
 
 class Remote:

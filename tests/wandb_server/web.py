@@ -122,7 +122,7 @@ def denied(message: str) -> Answer:
     return Answer(403, text.encode(), "application/xml")
 
 
-# --- the services ------------------------------------------------------------------------------------------------
+# --- the services ---------------------------------------------------------------------------------------------
 
 
 class App:
@@ -399,7 +399,7 @@ def zeros_as_gzip(size: int) -> Iterator[bytes]:
     yield from itertools.repeat(packed, size // len(unit))
 
 
-# --- sockets -----------------------------------------------------------------------------------------------------
+# --- sockets --------------------------------------------------------------------------------------------------
 
 
 class Service(ThreadingHTTPServer):
