@@ -346,10 +346,6 @@ class Metric(NamedTuple):
         """The column that aggregate_runs --history made of the same metric for `what`, such as min_step."""
         return f"history_{what}_" + re.sub("^history_(min|max|last|tail|at)_", "", self.column)
 
-    def descending(self, by: Sequence[str]) -> list[bool]:
-        """How to sort by the metric, the best first, then by other columns."""
-        return [self.goal == "maximize", *(False for _ in by)]
-
 
 class Study(NamedTuple):
     """What questions are asked about."""
@@ -859,7 +855,8 @@ def top(study: Study) -> list[Result]:
     runs, options, metric = study.runs, study.options, study.metrics[0]
     value = pl.col(metric.column)
     candidates = runs.frame.select(*KEY, metric.column).filter(value.is_finite())
-    ranked = candidates.sort(metric.column, *KEY, descending=metric.descending(KEY), nulls_last=True)
+    descending = [metric.goal == "maximize", *[False] * len(KEY)]
+    ranked = candidates.sort(metric.column, *KEY, descending=descending, nulls_last=True)
     best = collected(ranked.head(options.top or (10 if options.report else 5)))
     if best.is_empty():
         raise ScriptError(f"no run has a finite {metric.label}; use another -m (--schema lists all)", NOTHING_USABLE)
@@ -1925,7 +1922,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     # By the last mean of at least half of a group's runs: the very last one may be a single run's.
     there = pl.sum_horizontal("^(n|n_nonfinite)$")  # also those without a finite value: who diverges is last
     last = table.sort("x").group_by(by).agg(finite(y).filter(2 * there >= there.max()).last().alias(RANK))
-    last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
+    last = last.sort(RANK, *by, descending=[goal == "maximize", *[False] * len(by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
     names = row_names(firsts, study.apart) if study.by else [*run_labels(firsts)]
@@ -2116,7 +2113,7 @@ def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = 
     first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(*BEST_RUN.values(), nulls_last=True)
     first = first.unique(by, keep="first").drop(VALUE, FINITE)
     table = table.join(first, on=by, how="left", nulls_equal=True)
-    return table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
+    return table.sort(stat, *by, descending=[metric.goal == "maximize", *[False] * len(by)], nulls_last=True)
 
 
 def statistics_of(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
