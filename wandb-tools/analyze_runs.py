@@ -2210,10 +2210,11 @@ def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
 # --- tables and pictures: results in, text out ----------------------------------------------------------------
 
 
-def table_text(results: Sequence[Result], most: int | None, *, width: int, colours: bool) -> str:
-    """Tables for a terminal, each with its title and notes, no wider than `width`."""
-    bold, dim = ("\x1b[1m{}\x1b[0m", "\x1b[2m{}\x1b[0m") if colours else ("{}", "{}")
-    link = "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\" if colours else "{name}"
+def table_text(results: Sequence[Result], most: int | None) -> str:
+    """Tables for a terminal, each with its title and notes, no wider than the terminal."""
+    width = shutil.get_terminal_size((80, 24)).columns
+    styles = "\x1b[1m{}\x1b[0m", "\x1b[2m{}\x1b[0m", "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\"
+    bold, dim, link = styles if is_terminal() else ("{}", "{}", "{name}")
     lines: list[str] = []
     for result in results:
         columns, notes = fitted(result, most, printable, width)
@@ -2726,8 +2727,7 @@ def content(
 ) -> Iterable[str | bytes]:
     """The results in any of the formats, in parts; those of one question where it holds no more. JSON names `files`."""
     if form == "table":
-        width = shutil.get_terminal_size((80, 24)).columns
-        return [table_text(results, most, width=width, colours=is_terminal())]
+        return [table_text(results, most)]
     if form == "json":
         return json_parts(results, files)
     if form in {"html", "report"}:
