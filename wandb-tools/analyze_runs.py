@@ -1109,7 +1109,8 @@ def is_name_of(text: pl.Series, other: pl.Series) -> bool:
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """Few of the columns that still distinguish all combinations: without `data.nodes` if `data.name` determines it."""
     combinations, chosen = table.select(columns).unique(), list(columns)
-    # A row's hash is the sum of its cells' hashes, so that a column's can be subtracted.
+    # A row's hash is the sum of its cells' hashes: a column's can be subtracted. To count the rows of all other columns
+    # for each column takes 17 s for 2,000 settings, and this 0.8 s.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
     hashes: Any = sum(cells.iter_columns())
     # Names of experiments go first: what they stand for says more.
@@ -1166,7 +1167,7 @@ def best_settings(study: Study) -> Runs:
 
 def varied(study: Study) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
-    table, settings, notes = varying_settings(study.runs, pl.col("id").alias(RUN_NUMBER))
+    table, settings, notes = varying_settings(study.runs, pl.col("id"))  # without a column it would have no rows
     rows, texts = [], []
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
