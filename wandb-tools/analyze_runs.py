@@ -1447,10 +1447,9 @@ def suggested_grouping(runs: Runs) -> list[str]:
     named = [column for column in (*DERIVED, "group", "job_type") if column in runs.dtypes]
     seeds = seeds_of(runs)
     columns = [*named, *(c for c in runs.of_kind("config") if not runs.dtypes[c].is_float() and c not in seeds)]
-    numbers = runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique())
-    counts = collected(numbers, "in-memory").row(0, named=True)
-    most = min(12, counts[RUN_NUMBER] // 2)
-    few = [column for column in columns if 1 < counts[column] <= most]
+    total, *counts = collected(runs.frame.select(pl.len(), pl.col(columns).n_unique()), "in-memory").row(0)
+    most = min(12, total // 2)
+    few = [column for column, count in zip(columns, counts, strict=True) if 1 < count <= most]
     table = collected(runs.frame.select(*few, *seeds))
     settings = [c for c in few if table[c].drop_nulls().n_unique() > 1]
     settings = [c for c in settings if not is_noise(table[c], runs.label(c), table.select(seeds))]
