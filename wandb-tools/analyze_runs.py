@@ -1474,17 +1474,9 @@ def introduction(study: Study) -> list[Result]:
     if not options.report:
         return results if metrics else [*results, *varied(study)]
     names = options.curves
-    for metric in metrics[:1]:
-        results += [pivot(study, metric)] if options.pivot or len(study.apart) == 2 else []
-        # Curves of this metric's validation, which may be the metric, else of its training, else of itself.
-        there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
-        covered = coverage(metric_columns(study.runs), study.runs)
-        runs_with = {study.runs.label(column): count for column, count in covered.items()}
-        there = [name for name in there if 2 * runs_with.get(name, math.inf) >= runs_with.get(metric.name, 0)]
-        there.sort(key=lambda name: (name != metric.name, -runs_with.get(name, 0)))
-        own = words(metric.name)
-        tiers = VALIDATION, {"train", "training"}, {*own}
-        names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
+    if metrics:
+        results += [pivot(study, metrics[0])] if options.pivot or len(study.apart) == 2 else []
+        names = names or curve_beside(metrics[0], study.runs)
     try:
         results += curves(study, names) if names else []
     except ScriptError as error:
@@ -1493,6 +1485,18 @@ def introduction(study: Study) -> list[Result]:
         say(f"no curves in the report: {error}")
     results += [*machine_use(study), *health(study), *varied(study)]
     return results + [importance(study, metric) for metric in metrics[:1]]
+
+
+def curve_beside(metric: Metric, runs: Runs) -> list[str]:
+    """The name of a metric's validation, which may be the metric, else of its training, else its own; or no name."""
+    there = [part.label(column) for part in rows_beside(runs, "history") for column in metric_columns(part)]
+    runs_with = {runs.label(column): count for column, count in coverage(metric_columns(runs), runs).items()}
+    there = [name for name in there if 2 * runs_with.get(name, math.inf) >= runs_with.get(metric.name, 0)]
+    there.sort(key=lambda name: (name != metric.name, -runs_with.get(name, 0)))
+    own = words(metric.name)  # none in a name such as "%"
+    related = [name for name in there if own and own[-1] in words(name)]  # other losses of a loss
+    tiers = VALIDATION, {"train", "training"}, {*own}
+    return [name for tier in tiers for name in related if not tier.isdisjoint(words(name))][:1]
 
 
 def sql(study: Study) -> list[Result]:
