@@ -1320,11 +1320,10 @@ def schema(study: Study) -> list[Result]:
     for start in range(0, len(listed), at_once):
         for column in collected(runs.frame.select(listed[start : start + at_once]), "in-memory"):
             values = column.drop_nulls()
-            numbers = values if column.dtype.is_numeric() else values.clear().cast(pl.Float64)
-            numbers = numbers.filter(numbers.is_finite())
+            numbers = values.filter(values.is_finite()) if column.dtype.is_numeric() else pl.Series(dtype=pl.Float64)
             dtype = re.sub(r"\w+='?(\w+)'?", r"\1", str(column.dtype)).replace("(", "[").replace(")", "]")
             path = ".".join(runs.paths[column.name]) if column.name in runs.paths else None
-            example = [*map(exact_text, values.head(1).to_list()), None][0]
+            example = next(map(exact_text, values.head(1).to_list()), None)
             facts = column.name, kind(column.name), dtype, path, len(values) / height, values.n_unique()
             rows.append(dict(zip(dtypes, (*facts, numbers.min(), numbers.max(), example), strict=True)))
     rows.sort(key=lambda row: (KINDS.index(row["kind"]), row["distinct"] < 2))
