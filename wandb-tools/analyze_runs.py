@@ -466,8 +466,9 @@ def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[
     """W&B's paths of columns, their goals and axes by define_metric, and the export; ValueError if they are damaged."""
     documents = [json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics", "source")]
     paths, metrics, source = documents
-    lists = paths.values() if all(isinstance(each, dict) for each in documents) else [None]
-    if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
+    is_ours = all(isinstance(each, dict) for each in documents)
+    is_ours = is_ours and all(isinstance(path, list) for path in paths.values())
+    if not (is_ours and all(isinstance(key, str) for path in paths.values() for key in path)):
         raise ValueError("its metadata is not what export_runs.py writes")
     json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
     facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
