@@ -2697,7 +2697,8 @@ def deliver(results: list[Result], file: Path | None, options: Options) -> None:
         raise ScriptError("stdout is closed: write to a file with -o", NOTHING_USABLE)
     is_report, is_table = file is not None and file == options.report, options.format not in {"json", "csv"}
     shows = sys.stdout is not None and (file is None or options.format == "json" or sys.stdout.isatty())
-    shows = shows and not (is_report and (options.output or options.format != "json"))
+    if is_report:  # printed only as JSON, and not after the answer of -o
+        shows = shows and options.format == "json" and not options.output
     if not is_report and not (shows and is_table):  # no table for people, which would say them
         say(*(line for result in results for line in (result.title, *result.notes)))
     if file:
