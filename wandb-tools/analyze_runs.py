@@ -2286,7 +2286,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     return "\n".join(lines) + "\n</body></html>\n"
 
 
-def fitted(  # noqa: C901 - a pipeline
+def fitted(
     result: Result, most: int | None, escape: Callable[[str], str], width: int = sys.maxsize, least: int = NARROW
 ) -> tuple[list[TableColumn], list[str]]:
     """What people see of a result as text, and its notes: as many rows as they want, as many columns as fit `width`.
@@ -2298,17 +2298,7 @@ def fitted(  # noqa: C901 - a pipeline
     height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
     if most and height > most:
         notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
-    null, is_curve = "-" if result.key in {"top", "schema"} else "null", result.key == "curves"
-    shown, numbers = [*range(min(most or height, height))], result.table.select(cs.numeric()).columns
-    if is_curve and len(shown) > 1:  # from its start to its end
-        shown = [round(i * (height - 1) / (len(shown) - 1)) for i in shown]
-    columns = []
-    for n, (label, values) in enumerate(result.view):
-        is_mean = n > 0 and result.key == "pivot"
-        is_number = values.dtype.is_numeric() or values.name in numbers or is_curve or is_mean
-        cells = cells_of(values.gather(shown), null, alike=result.key != "schema")
-        cells = [*map(latex_cell if is_mean and escape is latex else escape, cells)]
-        columns.append(TableColumn(escape(label), cells, is_number))
+    columns, is_curve = columns_as_text(result, min(most or height, height), escape), result.key == "curves"
     fitting = max(result.kept, width // 3 + 1)  # each takes a character and two blanks at least
     sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:fitting]]
     if len(columns) == len(sizes) and sum(map(max, sizes)) + 2 * (len(sizes) - 1) <= width:
@@ -2344,6 +2334,23 @@ def fitted(  # noqa: C901 - a pipeline
         label = column.label if cell_count(column.label) <= own else "\n".join(parts)
         columns[n] = TableColumn(label, texts, column.is_number, own)
     return columns, notes
+
+
+def columns_as_text(result: Result, height: int, escape: Callable[[str], str]) -> list[TableColumn]:
+    """`height` rows of what people see of a result: the first ones, or of curves from their start to their end."""
+    null, rows = "-" if result.key in {"top", "schema"} else "null", [*range(height)]
+    if result.key == "curves" and height > 1:
+        last = len(result.view[0][1]) - 1
+        rows = [round(i * last / (height - 1)) for i in rows]
+    numbers = result.table.select(cs.numeric()).columns  # in the view some of their values may be text: told_apart()
+    columns = []
+    for n, (label, values) in enumerate(result.view):
+        is_mean = n > 0 and result.key == "pivot"
+        is_number = values.dtype.is_numeric() or values.name in numbers or result.key == "curves" or is_mean
+        cells = cells_of(values.gather(rows), null, alike=result.key != "schema")
+        cells = [*map(latex_cell if is_mean and escape is latex else escape, cells)]
+        columns.append(TableColumn(escape(label), cells, is_number))
+    return columns
 
 
 def made_table(result: Result, columns: Sequence[TableColumn], form: Any, link: str = "{name}") -> list[str]:
