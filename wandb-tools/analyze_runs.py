@@ -471,9 +471,9 @@ def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[
     if not (is_ours and all(isinstance(key, str) for path in paths.values() for key in path)):
         raise ValueError("its metadata is not what export_runs.py writes")
     json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
-    facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
-    goals = {c: said["goal"] for c, said in facts.items() if said.get("goal") in ("minimize", "maximize")}
-    axes = {c: said["step_metric"] for c, said in facts.items() if isinstance(said.get("step_metric"), str)}
+    facts = {column: defined for column, defined in metrics.items() if isinstance(defined, dict)}
+    goals = {c: defined["goal"] for c, defined in facts.items() if defined.get("goal") in ("minimize", "maximize")}
+    axes = {c: defined["step_metric"] for c, defined in facts.items() if isinstance(defined.get("step_metric"), str)}
     source["export_id"] = metadata.get(EXPORT_KEY)
     return {column: tuple(path) for column, path in paths.items()}, goals, axes, source
 
@@ -690,14 +690,14 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     columns = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
     if options.value != "summary":
         prefix, what = f"history_{options.value}_", f" ({VALUES[options.value]})"
-        there = [c.removeprefix(prefix) for c in metric_columns(runs, prefix)]
+        known = [c.removeprefix(prefix) for c in metric_columns(runs, prefix)]
         hashed = f"{plain_name}__{path_hash(runs.paths.get(column or '', (name,)))[:8]}"  # another has the plain name
-        plain_name = hashed if hashed in there else plain_name
+        plain_name = hashed if hashed in known else plain_name
         shown = prefix + plain_name
-        if plain_name not in there:
+        if plain_name not in known:
             flag = " --at METRIC" if options.value == "at" else ""
-            how = did_you_mean(plain_name, () if column else there) or f"; the histories have {some_of(there)}"
-            how = how if there else f"; aggregate_runs.py --history{flag} adds such columns"
+            how = did_you_mean(plain_name, () if column else known) or f"; the histories have {some_of(known)}"
+            how = how if known else f"; aggregate_runs.py --history{flag} adds such columns"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
     elif column is None:  # the best value as the goal wants, else the last one
         if not columns:
@@ -832,10 +832,10 @@ def say_about_metric(metric: Metric, study: Study) -> None:
     column, runs, value = pl.col(metric.column), study.runs, study.options.value
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
-        dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
-        if held:
-            has = "has" if held == 1 else "have"
-            say(f"{held:,} of {counted(dropped, 'run')} in other states {has} {metric.name}; --state all includes them")
+        dropped, n = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
+        if n:
+            has = "has" if n == 1 else "have"
+            say(f"{n:,} of {counted(dropped, 'run')} in other states {has} {metric.name}; --state all includes them")
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
@@ -867,8 +867,8 @@ def top(study: Study) -> list[Result]:
     asked = [*dict.fromkeys(find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS)]
     others, is_for_programs = runs.of_kind("derived", "config"), options.output or options.format in {"json", "csv"}
     more = asked or [c for c in (runs.dtypes if is_for_programs else others) if c[:1] != "_"]
-    held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
-    rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(held))
+    columns = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
+    rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(columns))
     table = best.select(KEY).join(rows, **BY_RUN)
     if asked:
         compared = [column for column in named if column not in asked and options.metrics]
@@ -900,7 +900,7 @@ def top(study: Study) -> list[Result]:
     where = f", {'all ' * (best.height > 1)}in {path_text(home.row(0))}" if is_told else ""
     title = f"Best {counted(best.height, 'run')} by {metric.label}{where}; {metric.direction}"
     chart = metric.label, "", table.select(names, value=metric.column)
-    return [Result("top", title, table.select(held), view, notes, chart=chart, kept=len(view) if asked else 0)]
+    return [Result("top", title, table.select(columns), view, notes, chart=chart, kept=len(view) if asked else 0)]
 
 
 def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
@@ -917,11 +917,11 @@ def groups(study: Study, metric: Metric) -> Result:
     table = group_statistics(runs, by, metric, stat, metric.beside(f"{options.value}_step"))
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
-    held = [name for name in STATISTICS if name in table.columns]
+    statistics = [name for name in STATISTICS if name in table.columns]
     asked = [*dict.fromkeys(name if name in STATISTICS else find_column(name, runs) for name in options.columns)]
-    shown = [column for column in asked if column in {*by, *held}]
+    shown = [column for column in asked if column in {*by, *statistics}]
     if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
-        say(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
+        say(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *statistics])}")
     if shown and {*by}.isdisjoint(shown):  # rows need a name
         shown = [*apart, *shown]
     kept = len(shown)
@@ -931,9 +931,9 @@ def groups(study: Study, metric: Metric) -> Result:
         numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
         rest = [name for name in ("min", "median", "max") if name != stat]
         first = [*sizes, *numbers, *varying] if len(varying) > 3 else [*varying, *sizes, *numbers]  # numbers always fit
-        best = [name for name in ("best_run", "best_step") if name in held]
+        best = [name for name in ("best_run", "best_step") if name in statistics]
         shown = [*first, *lost, *best, *rest]
-    heads = labels([*by, *held], runs)
+    heads = labels([*by, *statistics], runs)
     heads |= {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
@@ -944,7 +944,7 @@ def groups(study: Study, metric: Metric) -> Result:
     view = [(heads.get(c, c), told_apart(seen[c]) if c in by else seen[c]) for c in shown]
     notes = remarks_on_groups(table, apart, metric, stat)
     chart = f"{metric.label}: {stat} and 95 % interval", "", bars
-    table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
+    table = table.select(*by, pl.lit(metric.column).alias("metric"), *statistics)
     return Result("groups", title, table, view, notes, chart=chart, kept=kept)
 
 
@@ -1086,18 +1086,18 @@ def is_noise(values: pl.Series, path: str, others: Iterable[pl.Series] = ()) -> 
     """Whether a column only tells where or when runs ran (paths, devices, times, text of each) or names `others`."""
     is_model = path.endswith("name_or_path")  # HuggingFace's name of the model or of its folder
     is_place = not (is_model or values.dtype.is_numeric() or PLACES.isdisjoint(words(path)))  # drop_path is none
-    segments, there = re.split(r"[./]", path), values.drop_nulls()
+    segments, present = re.split(r"[./]", path), values.drop_nulls()
     is_noisy = not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(segments)
     if is_place or is_noisy or SWEEP_DEFINITION.search(path):
         return True
     if segments[-1] == "device" and not values.dtype.is_nested():  # another one may be what was tried
-        return bool(there.cast(pl.String).str.contains(r"^(auto|cpu|cuda|gpu|mps|tpu|xpu)?[:,\d]*$").all())
-    one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
+        return bool(present.cast(pl.String).str.contains(r"^(auto|cpu|cuda|gpu|mps|tpu|xpu)?[:,\d]*$").all())
+    one_each = present.n_unique() == len(present) > 3  # fewer may differ in everything
     if values.dtype == pl.String:
         date_or_path = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
         names_other = any(map(partial(is_name_of, values), others))
-        return one_each or names_other or bool(not is_model and there.str.contains(date_or_path).all())
-    return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
+        return one_each or names_other or bool(not is_model and present.str.contains(date_or_path).all())
+    return bool(one_each and values.dtype.is_integer() and (present > 1e9).all())  # seconds since 1970, or finer
 
 
 def is_name_of(text: pl.Series, other: pl.Series) -> bool:
@@ -1429,11 +1429,11 @@ def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
 
 def why_no_metric(study: Study) -> str:
     """Why these runs cannot be compared without more flags, and what to do."""
-    there, elsewhere = (coverage(metric_columns(runs), runs) for runs in (study.runs, study.any_state))
-    if names := [study.runs.label(column) for column, count in there.items() if count]:
+    in_runs, in_any_state = (coverage(metric_columns(runs), runs) for runs in (study.runs, study.any_state))
+    if names := [study.runs.label(column) for column, count in in_runs.items() if count]:
         how = "use --ascending or --descending with -m"
         return f"no metric's name says whether lower or higher is better: {how} {some_of(names, SUGGESTED_NAMES)}"
-    if any(elsewhere.values()):
+    if any(in_any_state.values()):
         return "only runs in other states have metrics: use --state all"
     histories = rows_beside(study.any_state, "history")
     if names := sorted({part.label(column) for part in histories for column in metric_columns(part)}):
@@ -1489,12 +1489,12 @@ def introduction(study: Study) -> list[Result]:
 
 def curve_beside(metric: Metric, runs: Runs) -> list[str]:
     """The name of a metric's validation, which may be the metric, else of its training, else its own; or no name."""
-    there = [part.label(column) for part in rows_beside(runs, "history") for column in metric_columns(part)]
+    names = [part.label(column) for part in rows_beside(runs, "history") for column in metric_columns(part)]
     runs_with = {runs.label(column): count for column, count in coverage(metric_columns(runs), runs).items()}
-    there = [name for name in there if 2 * runs_with.get(name, math.inf) >= runs_with.get(metric.name, 0)]
-    there.sort(key=lambda name: (name != metric.name, -runs_with.get(name, 0)))
+    names = [name for name in names if 2 * runs_with.get(name, math.inf) >= runs_with.get(metric.name, 0)]
+    names.sort(key=lambda name: (name != metric.name, -runs_with.get(name, 0)))
     own = words(metric.name)  # none in a name such as "%"
-    related = [name for name in there if own and own[-1] in words(name)]  # other losses of a loss
+    related = [name for name in names if own and own[-1] in words(name)]  # other losses of a loss
     tiers = VALIDATION, {"train", "training"}, {*own}
     return [name for tier in tiers for name in related if not tier.isdisjoint(words(name))][:1]
 
@@ -1602,8 +1602,8 @@ def sql_error(error: Exception, flag: str, query: str, runs: Runs, views: Iterab
     if type(error) is duckdb.Error or re.search("^Invalid Error: |Failed to read file|in Parquet file", reason):
         return DamagedRowsError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE)
     if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
-        there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
-        return ScriptError(f"{flag}: {missing[0]}; the views are {some_of(there)} ({OTHER_VIEWS})", WRONG_USAGE)
+        known = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
+        return ScriptError(f"{flag}: {missing[0]}; the views are {some_of(known)} ({OTHER_VIEWS})", WRONG_USAGE)
     hint = '; write text in single quotes, W&B names and SQL words ("group") in double quotes'
     hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
     if "Cannot compare values of type VARCHAR and" in reason:
@@ -1688,9 +1688,9 @@ def files_beside(runs: Runs) -> list[Runs]:
     source = columns_or_null(runs, {"source_file": pl.String})
     rows = collected(runs.frame.select("entity", "project", *source).unique())
     sources = {os.path.dirname(source) for source in rows["source_file"].drop_nulls()}  # noqa: PTH120 - see below
-    there = {source for source in sources if Path(source).is_dir()}
-    folders = {part.file.parent for part in runs.parts} | {*map(Path, there)}
-    if gone := sorted(sources - there):  # a Path loses a slash of s3://
+    existing = {source for source in sources if Path(source).is_dir()}
+    folders = {part.file.parent for part in runs.parts} | {*map(Path, existing)}
+    if gone := sorted(sources - existing):  # a Path loses a slash of s3://
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
         say(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
     beside = [file for folder in folders for file in folder.glob("[!.]*.parquet") if not file.is_dir()]
@@ -1792,8 +1792,8 @@ def curves(study: Study, names: Sequence[str] = ()) -> list[Result]:
         wanted = study.runs.label(known) if known else name
         called = [(part, column) for part in histories if (column := metric_called(wanted, part))]
         if not called:
-            there = {part.label(c) for part in histories for c in metric_columns(part)}
-            hint = did_you_mean(name, there) or f"; there are {some_of(sorted(there), SUGGESTED_NAMES) or 'none'}"
+            logged = {part.label(c) for part in histories for c in metric_columns(part)}
+            hint = did_you_mean(name, logged) or f"; there are {some_of(sorted(logged), SUGGESTED_NAMES) or 'none'}"
             raise ScriptError(f"no history has a metric {name}{hint}", WRONG_USAGE)
         # Each export settles its names: one column may be train/loss in one file, and train_loss in another.
         named = {part.label(column): None for part, column in called}
@@ -1907,10 +1907,10 @@ def can_diverge(label: str, goal: Goal | None) -> bool:
 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
-    by, held, notes, unseen = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
+    by, columns, notes, unseen = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
     table, y, size, lost_runs, spread = points.with_columns(n=pl.lit(1), value=VALUE), "value", "", "", False
     if study.by:
-        held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
+        columns = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
         table, y = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
         size, spread = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in ", table["n"].n_unique() > 1
@@ -1924,8 +1924,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             bad = f"NaN, infinite, or above the first value and over {DIVERGED:,} times the lowest before"
             notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
     # By the last mean of at least half of a group's runs: the very last one may be a single run's.
-    there = pl.sum_horizontal("^(n|n_nonfinite)$")  # also those without a finite value: who diverges is last
-    last = table.sort("x").group_by(by).agg(finite(y).filter(2 * there >= there.max()).last().alias(RANK))
+    logged = pl.sum_horizontal("^(n|n_nonfinite)$")  # also those without a finite value: who diverges is last
+    last = table.sort("x").group_by(by).agg(finite(y).filter(2 * logged >= logged.max()).last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *[False] * len(by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
@@ -1958,7 +1958,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             notes.append(f"{at_x.select(block.str.join()).item()}  {printable(name)}")
     grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
-    table = table.select(pl.lit(column).alias("metric"), *held)
+    table = table.select(pl.lit(column).alias("metric"), *columns)
     return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen, ranked=ranked)
 
 
@@ -1975,8 +1975,8 @@ def health(study: Study) -> list[Result]:
     at_once = max(1, CELLS_READ // max(1, sum(int(each["len"].sum()) for each in sizes)))
     for start in range(0, len(paths), at_once):
         block = paths[start : start + at_once]
-        held = [{path: own[path] for path in block if path in own} for own in metrics]
-        rows = rows_of_histories([*zip(histories, held, strict=True)], keys)
+        columns = [{path: own[path] for path in block if path in own} for own in metrics]
+        rows = rows_of_histories([*zip(histories, columns, strict=True)], keys)
         for path in block:
             values = pl.DataFrame([rows[RUN_NUMBER], rows["_step"], rows[path].alias(VALUE)]).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
