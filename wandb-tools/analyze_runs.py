@@ -679,18 +679,18 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
 
 
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
-    """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
-    column, what = known_column(name, runs, ["metric_"]), ""
+    """The metric called `name`: its column of the summaries, or with --value its column of the histories."""
+    column = known_column(name, runs, ["metric_"])
     if column and not runs.dtypes[column].is_numeric():  # such as stage: a metric may be called so, too
         column = metric_called(name, runs) or column
-    plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
-    column = column or (known_column(name, runs, ["config_"]) if options.value == "summary" else None)
-    # Of some runs, define_metric may keep another value than the last one.
-    names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
-    columns = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
-    if options.value != "summary":
+    if options.value == "summary":
+        column = shown = summary_column(name, column or known_column(name, runs, ["config_"]), runs, options.goal)
+        label, what = runs.label(column), ""
+    else:
+        label = runs.label(column) if column else name.removeprefix("metric_")
         prefix, what = f"history_{options.value}_", f" ({VALUES[options.value]})"
         known = [c.removeprefix(prefix) for c in metric_columns(runs, prefix)]
+        plain_name = flattened(column or name)
         hashed = f"{plain_name}__{path_hash(runs.paths.get(column or '', (name,)))[:8]}"  # another has the plain name
         plain_name = hashed if hashed in known else plain_name
         shown = prefix + plain_name
@@ -699,36 +699,45 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
             how = did_you_mean(plain_name, () if column else known) or f"; the histories have {some_of(known)}"
             how = how if known else f"; aggregate_runs.py --history{flag} adds such columns"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
-    elif column is None:  # the best value as the goal wants, else the last one
-        if not columns:
-            # Where names clash, the summary's has a hash.
-            is_stored = any(re.fullmatch(f"(?i)metric_{re.escape(plain_name)}__[0-9a-f]{{8}}", c) for c in runs.dtypes)
-            if not is_stored and any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
-                how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
-                raise ScriptError(f"{name} is only in the histories: use {how}", WRONG_USAGE)
-            find_column(name, runs, "metric", metric_columns(runs))
-        stored = [runs.goals[summary] for summary in columns.values() if summary in runs.goals]
-        goal = options.goal or next(iter(stored), None) or goal_by_name(name)
-        best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
-        child = next(child for child in (best, "best", "last", *SUMMARIES) if child in columns)
-        shown = column = columns[child]
-        say(f"of {name} only the {SUMMARIES[child]} is stored: {runs.label(column)} is used")
-    else:
-        shown = column
-        others = pl.col(column).is_null() & pl.any_horizontal(pl.col(columns.values()).is_not_null())
-        if columns and (lacking := collected(runs.frame.select(others.sum())).item()):
-            what_else = some_of([*map(runs.label, columns.values())])
-            hint = "use aggregate_runs.py --history, then --value last (or min, max)"
-            say(f"{counted(lacking, 'run')} with {what_else} instead of {runs.label(column)}: {hint}")
-    label = runs.label(column) if column else name.removeprefix("metric_")
+        column = column or f"metric_{plain_name}"  # some metrics are only in the histories
     if not runs.dtypes[shown].is_numeric():
         raise ScriptError(f"{label} is {runs.dtypes[shown]}, not a number; use it with --group-by", WRONG_USAGE)
-    stored_goal = runs.goals.get(column or f"metric_{plain_name}")  # some metrics are only in the histories
+    stored_goal = runs.goals.get(column)
     goal = options.goal or stored_goal or goal_by_name(label)
     if goal is None:
         raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
     why = "as given" if options.goal else "set by define_metric or the sweep" if stored_goal else "guessed by name"
     return Metric(shown, label, label + what, goal, f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})")
+
+
+def flattened(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]", "_", name.removeprefix("metric_"))
+
+
+def summary_column(name: str, column: str | None, runs: Runs, goal: Goal | None) -> str:
+    """The `column` of a metric, else that of a summary that define_metric stores instead, such as its minimum."""
+    names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
+    others = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
+    if column is not None:
+        is_lacking = pl.col(column).is_null() & pl.any_horizontal(pl.col(others.values()).is_not_null())
+        if others and (lacking := collected(runs.frame.select(is_lacking.sum())).item()):
+            what_else = some_of([*map(runs.label, others.values())])
+            hint = "use aggregate_runs.py --history, then --value last (or min, max)"
+            say(f"{counted(lacking, 'run')} with {what_else} instead of {runs.label(column)}: {hint}")
+        return column
+    if not others:
+        # Where names clash, the summary's has a hash.
+        is_stored = any(re.fullmatch(f"(?i)metric_{flattened(name)}__[0-9a-f]{{8}}", c) for c in runs.dtypes)
+        if not is_stored and any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
+            how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
+            raise ScriptError(f"{name} is only in the histories: use {how}", WRONG_USAGE)
+        find_column(name, runs, "metric", metric_columns(runs))  # there is none: an error with the nearest names
+    stored = [runs.goals[other] for other in others.values() if other in runs.goals]
+    goal = goal or next(iter(stored), None) or goal_by_name(name)
+    best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
+    child = next(child for child in (best, "best", "last", *SUMMARIES) if child in others)
+    say(f"of {name} only the {SUMMARIES[child]} is stored: {runs.label(others[child])} is used")
+    return others[child]
 
 
 def metric_columns(runs: Runs, prefix: str = "metric_") -> list[str]:
