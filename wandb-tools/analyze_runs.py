@@ -161,7 +161,8 @@ STATISTICS += ("min", "median", "max", "best_run", "best_run_id", "best_step")  
 FINITE, VALUE, RUN_NUMBER, FILE_NUMBER, RANK = "finite value", "a value", "run number", "file number", "its rank"
 DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
-CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_CURVE_ROWS = 13, 200, 8, 200_000
+CURVE_POINTS, PICTURE_POINTS = 13, 200  # of each curve in a table, in a picture
+MOST_CURVES, MOST_CURVE_ROWS = 8, 200_000  # in a table; in JSON, csv and parquet
 # Of --health: the worst first, but runs without a metric last, whatever else they have.
 PROBLEMS = ["diverged", "non-finite", "past its best", "spikes", "failed", "crashed", "stopped early", "no metric"]
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
@@ -175,7 +176,8 @@ DUCKDB_TYPES |= {r"\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME(_NS| WITH TIME ZONE)?)\b"
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 FILE_FORMATS |= {".png": "png", ".svg": "svg", ".html": "html"}
 DRAWN = ("curves", "pivot", "groups", "top")  # the questions that have a picture, the first ones first
-LABEL_WIDTH, LEGEND_WIDTH, MOST_DRAWN, MOST_LINES = 48, 32, 40, 10
+LABEL_WIDTH, LEGEND_WIDTH = 48, 32  # characters of a name in a line or beside a point; in a legend
+MOST_DRAWN, MOST_LINES = 40, 10  # points or groups in a picture, curves in a picture
 CHART_WIDTH = 720  # pixels: a page's text is as wide
 CHART_FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"  # of one width everywhere, so that labels fit
 STYLE = """
@@ -205,8 +207,6 @@ MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 OTHER_FILTERS = dict.fromkeys(("-p", "--project"), "project = 'NAME'") | {"--sweep": "sweep = 'ID'"}
 OTHER_FILTERS |= dict.fromkeys(("-e", "--entity"), "entity = 'NAME'") | {"--tag": "list_contains(tags, 'NAME')"}
 OTHER_FILTERS |= {"--since": "created_at >= '2026-01-31'", "--until": "created_at < '2026-01-31'"}
-ONE_RUN = "--sql \"SELECT _config_json, _summary_json FROM runs WHERE id = 'ID'\" --json shows one"
-OTHER_VIEWS = "export_runs.py --include-history, --console, --tables and --system-metrics make others"
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
 MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10, "machine": 10}
@@ -1104,7 +1104,7 @@ def is_noise(values: pl.Series, path: str, others: Iterable[pl.Series] = ()) -> 
     one_each = present.n_unique() == len(present) > 3  # fewer may differ in everything
     if values.dtype == pl.String:
         date_or_path = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
-        names_other = any(map(partial(is_name_of, values), others))
+        names_other = any(is_name_of(values, other) for other in others)
         return one_each or names_other or bool(not is_model and present.str.contains(date_or_path).all())
     return bool(one_each and values.dtype.is_integer() and (present > 1e9).all())  # seconds since 1970, or finer
 
@@ -1241,9 +1241,10 @@ def difference(study: Study) -> list[Result]:
             near = did_you_mean(name, [*every["name"].drop_nulls(), *every["id"].drop_nulls()])
             near = near or "; --sql 'SELECT name, id FROM runs' lists them"
             raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
-        keys += hits if hits[0] not in keys else []
+        keys += [key for key in hits if key not in keys]
     if len(keys) < 2:
-        raise ScriptError(f"--diff needs at least two different runs; {ONE_RUN}", WRONG_USAGE)
+        one_run = "--sql \"SELECT _config_json, _summary_json FROM runs WHERE id = 'ID'\" --json shows one"
+        raise ScriptError(f"--diff needs at least two different runs; {one_run}", WRONG_USAGE)
     facts = ("name", "state", "tags", "group", "job_type", "sweep", "notes", "commit", "command", "gpu")
     columns = [*(c for c in facts if c in runs.dtypes), *runs.of_kind("config"), *runs.of_kind("metric")]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
@@ -1612,7 +1613,8 @@ def sql_error(error: Exception, flag: str, query: str, runs: Runs, views: Iterab
         return DamagedRowsError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE)
     if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
         known = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
-        return ScriptError(f"{flag}: {missing[0]}; the views are {some_of(known)} ({OTHER_VIEWS})", WRONG_USAGE)
+        how = "export_runs.py --include-history, --console, --tables and --system-metrics make others"
+        return ScriptError(f"{flag}: {missing[0]}; the views are {some_of(known)} ({how})", WRONG_USAGE)
     hint = '; write text in single quotes, W&B names and SQL words ("group") in double quotes'
     hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
     if "Cannot compare values of type VARCHAR and" in reason:
@@ -2064,6 +2066,7 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]*(Error|Exception|Interrupt)(:|$)")
     is_bar_or_head = pl.col("text").str.contains(r"\d%\||\($|^(Traceback|Exception ignored)")
     is_sdk = pl.col("text").str.contains("^wandb: (WARNING|[A-Z][a-z])")  # not its errors
+    # The line with the greatest number wins: first errors, then what is no progress bar, then stderr, then later lines.
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
     order += pl.when(is_bar_or_head).then(0).otherwise(2**61)
     order += pl.when(is_error & pl.col("is_failed")).then(2**62).otherwise(0)
