@@ -871,16 +871,16 @@ def top(study: Study) -> list[Result]:
     if best.is_empty():
         raise ScriptError(f"no run has a finite {metric.label}; use another -m (--schema lists all)", NOTHING_USABLE)
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
-    named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
+    value_columns = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     is_alone = options.top and not options.group_by
     asked = [*dict.fromkeys(find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS)]
     others, is_for_programs = runs.of_kind("derived", "config"), options.output or options.format in {"json", "csv"}
     more = asked or [c for c in (runs.dtypes if is_for_programs else others) if c[:1] != "_"]
-    columns = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
+    columns = [c for c in dict.fromkeys(["name", *value_columns, *KEY, "state", "url", *more]) if c in runs.dtypes]
     rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(columns))
     table = best.select(KEY).join(rows, **BY_RUN)
     if asked:
-        compared = [column for column in named if column not in asked and options.metrics]
+        compared = [column for column in value_columns if column not in asked and options.metrics]
         shown = [*asked[:1], *compared, *asked[1:]] if asked[0] == "name" else [*compared, *asked]
     else:
         # Settings that most of these runs have and that tell them apart, equal ones once; paths and the like come last.
@@ -891,7 +891,7 @@ def top(study: Study) -> list[Result]:
         settings: dict[tuple[str, ...], str] = {}
         for column in common:
             settings.setdefault(tuple(cells_of(table[column])), column)
-        shown = ["name", *named, *settings.values(), *(c for c in ("project", "entity") if distinct[c] > 1)]
+        shown = ["name", *value_columns, *settings.values(), *(c for c in ("project", "entity") if distinct[c] > 1)]
     last = best[metric.column][-1]
     counts = {"n": value.is_finite().sum(), "nonfinite": (~value.is_finite()).sum(), "ties": (value == last).sum()}
     counts["projects"] = pl.struct("entity", "project").n_unique()
@@ -1807,21 +1807,21 @@ def curves(study: Study, names: Sequence[str] = ()) -> list[Result]:
             hint = did_you_mean(name, logged) or f"; there are {some_of(sorted(logged), SUGGESTED_NAMES) or 'none'}"
             raise ScriptError(f"no history has a metric {name}{hint}", WRONG_USAGE)
         # Each export settles its names: one column may be train/loss in one file, and train_loss in another.
-        named = {part.label(column): None for part, column in called}
-        label = wanted if wanted in named else next(iter(named))
-        logging = [(part, column) for part, column in called if part.label(column) == label]
-        stored = [part.goals[column] for part, column in logging if column in part.goals]
+        spellings = [part.label(column) for part, column in called]
+        label = wanted if wanted in spellings else spellings[0]
+        sources = [(part, column) for part, column in called if part.label(column) == label]
+        stored = [part.goals[column] for part, column in sources if column in part.goals]
         goal = options.goal or next(iter(stored), None) or goal_by_name(label)
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        clock, axis, rows = rows_over(options.x, logging, keys)
+        clock, axis, rows = rows_over(options.x, sources, keys)
         points = curve_points(with_divergence(rows, label, goal, options), axis, goal, keys, study)
         if clock == "_timestamp":
             points = points.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
-        results[label] = lines_of(points, value, axis, known or logging[0][1], goal, study)
+        results[label] = lines_of(points, value, axis, known or sources[0][1], goal, study)
     return [*results.values()]
 
 
@@ -1831,21 +1831,21 @@ def metric_called(name: str, history: Runs) -> str | None:
     return known_column(name, history._replace(dtypes=metrics), ["metric_"])
 
 
-def rows_over(x: str | None, logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
+def rows_over(x: str | None, sources: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
     """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order."""
-    defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes)
+    defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in sources if column in part.axes)
     axis = next(filter(None, defined), "step") if x is None else x
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
     axis_name = axis  # W&B's name, once a file has it: a column may be another metric in the next file
-    for part, column in logging:
+    for part, column in sources:
         x_column = clock if clock.startswith("_") and clock in part.dtypes else metric_called(axis_name, part)
         axis_name = part.label(x_column) if x_column and axis_name == axis else axis_name
         named = {"x": x_column} if x_column and part.label(x_column) == axis_name else {}
         selected.append((part, {VALUE: column, **named}))
     if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
-    part, column = logging[0]
+    part, column = sources[0]
     label, logged = part.label(column), rows_of_histories(selected, keys).drop_nulls(VALUE)
     has_axis = logged.group_by(RUN_NUMBER).agg((2 * pl.col("x").count() >= pl.len()).alias("x"))["x"]
     if x is None and 2 * has_axis.sum() < len(has_axis):
