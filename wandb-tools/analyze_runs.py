@@ -2126,6 +2126,7 @@ def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = 
         bounds = pl.DataFrame([bootstrap(each, stat) for each in lists], schema=columns, orient="row")
         table = table.with_columns(bounds.get_columns())
     best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE)).drop_nulls(FINITE)
+    # Only these rows are sorted by their keys: to sort all takes 0.2 s more for 200,000 runs.
     first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(*BEST_RUN.values(), nulls_last=True)
     first = first.unique(by, keep="first").drop(VALUE, FINITE)
     table = table.join(first, on=by, how="left", nulls_equal=True)
