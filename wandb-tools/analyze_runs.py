@@ -843,8 +843,12 @@ def say_about_metric(metric: Metric, study: Study) -> None:
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, n = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         if n:
-            has = "has" if n == 1 else "have"
-            say(f"{n:,} of {counted(dropped, 'run')} in other states {has} {metric.name}; --state all includes them")
+            best = finite(metric.column).min() if metric.goal == "minimize" else finite(metric.column).max()
+            frames = runs.frame.select(best), study.any_state.frame.select(best)
+            of_runs, of_all = (collected(frame).item() for frame in frames)
+            has = ("has" if n == 1 else "have") + f" {metric.name}"
+            has += " (the best value is among them)" * (of_runs != of_all)
+            say(f"{n:,} of {counted(dropped, 'run')} in other states {has}; --state all includes them")
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
@@ -869,7 +873,8 @@ def top(study: Study) -> list[Result]:
     ranked = candidates.sort(metric.column, *KEY, descending=descending, nulls_last=True)
     best = collected(ranked.head(options.top or (10 if options.report else 5)))
     if best.is_empty():
-        raise ScriptError(f"no run has a finite {metric.label}; use another -m (--schema lists all)", NOTHING_USABLE)
+        how = "--state all or " * (runs.frame is not study.any_state.frame) + "another -m (--schema lists all)"
+        raise ScriptError(f"no run has a finite {metric.label}; use {how}", NOTHING_USABLE)
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
     value_columns = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     is_alone = options.top and not options.group_by
@@ -1045,7 +1050,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         exceptions = f", except {some_of(left_out)}" if left_out else ""
         if not by:
             raise ScriptError(f"{','.join(names)}: no other setting varies; name columns", WRONG_USAGE)
-        say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
+        say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, first_apart(table, by))])}")
         say(*notes)
     for name in wanted:
         known, plain = known_column(name, runs), name
@@ -1080,7 +1085,9 @@ def varying_settings(
     runs: Runs, *more: pl.Expr, excluded: Sequence[str] = ()
 ) -> tuple[pl.DataFrame, list[str], list[str]]:
     """The config columns of several values, null included, and `more`; which are settings; a note on the others."""
-    varies = collected(runs.frame.select(pl.col(runs.of_kind("config")).n_unique() > 1), "in-memory")
+    config = pl.col(runs.of_kind("config"))
+    configured = runs.frame.filter(pl.any_horizontal(config.is_not_null()))  # others ended before they had a config
+    varies = collected(configured.select(config.n_unique() > 1), "in-memory")
     columns = [column.name for column in varies if column[0]]
     table = collected(runs.frame.select(*columns, *more))
     # Text that names the seed, or another column that is left out, would make a group of each run.
@@ -1114,6 +1121,11 @@ def is_name_of(text: pl.Series, other: pl.Series) -> bool:
     pairs = pl.DataFrame([text.alias("text"), other.alias("other")]).unique().rows()
     is_one_to_one = len(pairs) == text.n_unique() == other.n_unique()
     return is_one_to_one and all(re.search(rf"(?<!\d)0*{re.escape(str(b))}(?!\d)", str(a)) for a, b in pairs)
+
+
+def first_apart(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+    """The columns, first those few that distinguish all combinations."""
+    return [*dict.fromkeys([*independent(table, columns), *columns])]
 
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -1156,7 +1168,7 @@ def best_settings(study: Study) -> Runs:
     metric = study.metrics[0]
     runs, per, _ = grouping(study.options.best_per, study.runs)
     table, settings, _ = varying_settings(runs)
-    settings = independent(table, [c for c in settings if c not in {*per, *seeds_of(runs)}])
+    settings = first_apart(table, [c for c in settings if c not in {*per, *seeds_of(runs)}])
     if not settings:
         raise ScriptError("--best-per: no other setting varies, seeds apart: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
@@ -1208,7 +1220,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     is_same = pl.struct(settings).n_unique() == 1  # also in the settings that are no axes
     counts = complete.group_by(*axes, *seeds).agg(pl.len(), is_same=is_same).sort(*axes, *seeds)
     with_seed = [pl.format(" with seed {}", seed) for seed in seeds]
-    problem = pl.concat_str(pl.format("{} runs", "len"), *with_seed).alias("problem")
+    problem = pl.concat_str(pl.format("{} equal runs", "len"), *with_seed).alias("problem")
     odd = [counts.filter(pl.col("len") > 1, "is_same").select(*axes, problem)]
     for seed in seeds:
         usual = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
@@ -1224,7 +1236,8 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     rows, heads = pl.concat(odd), labels(axes, study.runs)
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
     title = f"grid of {names}: {present.height:,} of {counted(math.prod(sizes), 'combination')} have a run"
-    return [Result("grid", title, rows, [(heads.get(name, name), rows[name]) for name in ("problem", *axes)])]
+    shown = ["problem", *first_apart(rows, axes)]
+    return [Result("grid", title, rows, [(heads.get(name, name), rows[name]) for name in shown])]
 
 
 def difference(study: Study) -> list[Result]:
@@ -1358,7 +1371,9 @@ def schema(study: Study) -> list[Result]:
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
     heads = {"cover": "coverage", "values": "distinct"}  # others are headed by their names
     seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(4))
-    view = [(h, seen[heads.get(h, h)]) for h in ("column", "cover", "values", "min", "max", "dtype", "example")]
+    is_hashed = pl.col("column").str.contains("__[0-9a-f]{8,}$") & pl.col("path").is_not_null()
+    seen = seen.with_columns(pl.when(is_hashed).then("path").otherwise("column").alias("column"))
+    view = [(h, seen[heads.get(h, h)]) for h in ("column", "cover", "values", "min", "max", "example", "dtype")]
     title = f"{counted(len(rows), 'column')}; coverage is the share of runs with a value"
     table = pl.DataFrame(rows, dtypes | {"min": pl.Object, "max": pl.Object})  # integers stay exact
     return [Result("schema", title, table, view, notes, unseen=unseen)]
@@ -1463,8 +1478,9 @@ def suggested_grouping(runs: Runs) -> list[str]:
     table = collected(runs.frame.select(*few, *seeds))
     settings = [c for c in few if table[c].drop_nulls().n_unique() > 1]
     settings = [c for c in settings if not is_noise(table[c], runs.label(c), table.select(seeds))]
+    largest = {c: table[c].value_counts()["count"].max() for c in settings}  # groups of similar size say most
     chosen: list[str] = []
-    for column in sorted(settings, key=lambda column: (column not in named, table[column].dtype != pl.String)):
+    for column in sorted(settings, key=lambda c: (c not in named, table[c].dtype != pl.String, largest[c])):
         size = table.select(chosen).n_unique() if chosen else 1
         if len(chosen) < 2 and size < table.select(*chosen, column).n_unique() <= most:
             chosen.append(column)
@@ -1621,11 +1637,15 @@ def sql_error(error: Exception, flag: str, query: str, runs: Runs, views: Iterab
         hint += ", and a column of text as numbers: TRY_CAST(NAME AS DOUBLE)"
     if re.match("Binder Error: (Referenced|.* does not have a) column", reason):
         hint += "; --schema lists the columns of runs, --sql 'DESCRIBE history' those of another view"
-    if unknown := re.match('.* Referenced (column ".*") not found.*bindings:(.*)', reason):
+    if unknown := re.match('.* Referenced column "(.*)" not found.*bindings:(.*)', reason):
         near = unknown[2]
         for table in {*re.findall(r'(?<!["\w.])(\w+)\.', query)}:  # DuckDB spells h."loss" as "h.loss"
             near = near.replace(f'"{table}.', f'{table}."')
-        reason = f"there is no {unknown[1]}; similar ones:{near}"
+        reason = f'there is no column "{unknown[1]}"; similar ones:{near}'
+        alike = {c: runs.label(c) for c in runs.dtypes if runs.label(c).lower() == unknown[1].lower()}
+        if len({*alike.values()}) > 1:
+            names = " and ".join(sorted({*alike.values()}))
+            reason = f"{names} differ only in case, which SQL ignores; write {' or '.join(alike)}"
     return ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE)
 
 
@@ -1925,8 +1945,9 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
         table, y = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
         size, spread = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in ", table["n"].n_unique() > 1
-        number = ", their number in brackets" * spread
-        notes.append(f"each value is the mean of the runs that have one there{number}; a curve ends with its last run")
+        number, half = (", their number in brackets", ", in pictures with half of them") if spread else ("", "")
+        end = f"a curve ends with its last run{half}"
+        notes.append(f"each value is the mean of the runs that have one there{number}; {end}")
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
         if lost.height:
             lost_runs = f", {lost.height} diverged"
@@ -1934,22 +1955,34 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
             bad = f"NaN, infinite, or above the first value and over {DIVERGED:,} times the lowest before"
             notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
-    # By the last mean of at least half of a group's runs: the very last one may be a single run's.
+    # By the last mean of more than half of a group's runs: the very last one may be a single run's, and far off.
     logged = pl.sum_horizontal("^(n|n_nonfinite)$")  # also those without a finite value: who diverges is last
-    last = table.sort("x").group_by(by).agg(finite(y).filter(2 * logged >= logged.max()).last().alias(RANK))
+    last = table.sort("x").group_by(by).agg(finite(y).filter(2 * logged > logged.max()).last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *[False] * len(by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
     names = row_names(firsts, study.apart) if study.by else [*run_labels(firsts)]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
+    most = table.select(2 * logged > logged.max().over(RANK)).to_series()
     drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=named, rank=RANK)
     ranked = "best" if goal else "lowest"  # last values come first
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json" + f"; {SAY_GOAL}" * (not goal)
         unseen.append(f"the {MOST_CURVES} with the {ranked} last value are shown; {more}")
     notes += ["each curve has only one point"] if table.height == len(names) else []
-    # A row per x, a column per curve; empty where a curve has no value.
-    shown = drawn.filter(pl.col("rank") < MOST_CURVES)
+    view, sparklines = curve_columns(axis, names, drawn, with_n=spread)
+    grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
+    title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
+    table = table.select(pl.lit(column).alias("metric"), *columns)
+    chart = value, axis, drawn.filter(most)
+    return Result("curves", title, table, view, [*notes, *sparklines], chart=chart, unseen=unseen, ranked=ranked)
+
+
+def curve_columns(
+    axis: str, names: Sequence[str], drawn: pl.DataFrame, *, with_n: bool
+) -> tuple[list[tuple[str, pl.Series]], list[str]]:
+    """The first curves as columns, a row per x, empty where a curve has no value; at a terminal also as sparklines."""
+    shown, sparklines = drawn.filter(pl.col("rank") < MOST_CURVES), list[str]()
     xs = shown.select(pl.col("x").unique().sort())
     if xs["x"].dtype.is_float():
         spell = "{:.16g}".format if (xs["x"] % 1 == 0).all() else float_format(xs["x"].to_list())
@@ -1960,17 +1993,14 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     for name, line in zip(names, shown.partition_by("rank", maintain_order=True), strict=False):
         at_x = xs.join(line, on="x", how="left", maintain_order="left")
         cells = at_x.select("value", "n").iter_rows()
-        view.append((name, pl.Series("" if v is None else short_number(v) + f" ({n})" * spread for v, n in cells)))
+        view.append((name, pl.Series("" if v is None else short_number(v) + f" ({n})" * with_n for v, n in cells)))
         if is_terminal():  # the curve as blocks of eight heights: x where it has no finite value
             height, blocks = finite("value"), dict(enumerate("▁▂▃▄▅▆▇█"))
             level = ((height - height.min()) / (height.max() - height.min()) * 7).fill_nan(0.0)  # all are equal
             block = level.round().cast(pl.Int64).replace_strict(blocks, default="x", return_dtype=pl.String)
             block = pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block)
-            notes.append(f"{at_x.select(block.str.join()).item()}  {printable(name)}")
-    grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
-    title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
-    table = table.select(pl.lit(column).alias("metric"), *columns)
-    return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen, ranked=ranked)
+            sparklines.append(f"{at_x.select(block.str.join()).item()}  {printable(name)}")
+    return view, sparklines
 
 
 def health(study: Study) -> list[Result]:
@@ -2359,7 +2389,8 @@ def columns_as_text(result: Result, height: int, escape: Callable[[str], str]) -
     columns = []
     for n, (label, values) in enumerate(result.view):
         is_mean = n > 0 and result.key == "pivot"
-        is_number = values.dtype.is_numeric() or values.name in numbers or result.key == "curves" or is_mean
+        is_number = values.dtype.is_numeric() or values.dtype == pl.Enum  # ranges, which are not shortened either
+        is_number |= values.name in numbers or result.key == "curves" or is_mean
         cells = cells_of(values.gather(rows), null, alike=result.key != "schema")
         cells = [*map(latex_cell if is_mean and escape is latex else escape, cells)]
         columns.append(TableColumn(escape(label), cells, is_number))
@@ -2376,7 +2407,8 @@ def made_table(result: Result, columns: Sequence[TableColumn], form: Any, link: 
         is_safe = re.compile(r"https?://[\w./?=%:+@~#-]+").fullmatch  # a URL is data, too
         linked = zip(result.table["url"], cells[0], strict=False)
         cells[0] = [link.format(url=url, name=name) if is_safe(url or "") else name for url, name in linked]
-    rows = [*zip(*cells, strict=True)]
+    if not (rows := [*zip(*cells, strict=True)]):
+        return []
     align = ["right" if column.is_number else "left" for column in columns]
     heads = [column.label for column in columns]
     rooms = [column.room if column.label in BROKEN else None for column in columns]
@@ -2454,7 +2486,8 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
         middles = {name: name.removeprefix(start).removesuffix(end) for name in known}
         room = width - max(map(cell_count, middles.values()))
         start = shortened(start, room - 1) if start and room > NARROW // 2 else start and "…"
-        end = end and "…"
+        room -= cell_count(start)
+        end = shortened(end, room) if end and room > NARROW // 2 else end and "…"
         names = [f"{start}{middles[name]}{end}" if name in middles else name for name in names]
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -2584,7 +2617,7 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     if number > most and result.ranked == "lowest":
         say(f"to draw the best ones, {SAY_GOAL}")
     if is_curve and "ci_low" in table.columns:
-        remarks.append("line: mean of the runs that have a value there; band: its 95 % interval")
+        remarks.append("line: mean, where more than half of the runs have a value; band: its 95 % interval")
     value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
     is_plain, distinct = pl.col("value").abs().max().is_between(1e-4, 1e7), pl.col("value").drop_nulls().n_unique()
     if result.key != "pivot" and rows.select(~is_plain | (distinct == 1)).item():
