@@ -944,7 +944,9 @@ def groups(study: Study, metric: Metric) -> Result:
         lost = ["n_nonfinite"] if table["n_nonfinite"].sum() else []
         numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
         rest = [name for name in ("min", "median", "max") if name != stat]
-        first = [*sizes, *numbers, *varying] if len(varying) > 3 else [*varying, *sizes, *numbers]  # numbers always fit
+        first = [*varying, *sizes, *numbers]
+        if len(varying) > 3:  # perhaps more than fit
+            first = [*sizes, *numbers, *first_apart(table.head(MOST_ROWS["groups"]), varying)]
         best = [name for name in ("best_run", "best_step") if name in statistics]
         shown = [*first, *lost, *best, *rest]
     heads = labels([*by, *statistics], runs)
@@ -1050,7 +1052,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         exceptions = f", except {some_of(left_out)}" if left_out else ""
         if not by:
             raise ScriptError(f"{','.join(names)}: no other setting varies; name columns", WRONG_USAGE)
-        say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, first_apart(table, by))])}")
+        say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
         say(*notes)
     for name in wanted:
         known, plain = known_column(name, runs), name
@@ -1124,13 +1126,20 @@ def is_name_of(text: pl.Series, other: pl.Series) -> bool:
 
 
 def first_apart(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    """The columns, first those few that distinguish all combinations."""
-    return [*dict.fromkeys([*independent(table, columns), *columns])]
+    """The columns in the order in which they are shown as far as they fit: first those that tell the rows apart."""
+    apart = sorted(independent(table, columns), key=lambda column: -table[column].n_unique())
+    return [*dict.fromkeys([*apart, *columns])]
 
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """Few of the columns that still distinguish all combinations: without `data.nodes` if `data.name` determines it."""
     combinations, chosen = table.select(columns).unique(), list(columns)
+    # Numbers drawn at random differ in every combination: any of them would stand for all other settings.
+    floats = [column for column in columns if combinations[column].dtype.is_float()]
+    drawn = [column for column in floats if combinations[column].n_unique() == combinations.height > 3]
+    if drawn and len(drawn) < len(columns):
+        others = independent(table, [column for column in columns if column not in drawn])
+        return [column for column in columns if column in {*drawn, *others}]
     # A row's hash is the sum of its cells' hashes: a column's can be subtracted. To count the rows of all other columns
     # for each column takes 17 s for 2,000 settings, and this 0.8 s.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
@@ -1168,7 +1177,7 @@ def best_settings(study: Study) -> Runs:
     metric = study.metrics[0]
     runs, per, _ = grouping(study.options.best_per, study.runs)
     table, settings, _ = varying_settings(runs)
-    settings = first_apart(table, [c for c in settings if c not in {*per, *seeds_of(runs)}])
+    settings = independent(table, [c for c in settings if c not in {*per, *seeds_of(runs)}])
     if not settings:
         raise ScriptError("--best-per: no other setting varies, seeds apart: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
@@ -1220,7 +1229,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     is_same = pl.struct(settings).n_unique() == 1  # also in the settings that are no axes
     counts = complete.group_by(*axes, *seeds).agg(pl.len(), is_same=is_same).sort(*axes, *seeds)
     with_seed = [pl.format(" with seed {}", seed) for seed in seeds]
-    problem = pl.concat_str(pl.format("{} equal runs", "len"), *with_seed).alias("problem")
+    problem = pl.concat_str(pl.format("{} runs", "len"), *with_seed).alias("problem")
     odd = [counts.filter(pl.col("len") > 1, "is_same").select(*axes, problem)]
     for seed in seeds:
         usual = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
@@ -1233,11 +1242,11 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
         tried = study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("only runs in other states"))
         holes = whole.join(present, on=axes, how="anti").join(collected(tried), on=axes, how="left")
         odd.append(holes.with_columns(pl.col("problem").fill_null("no run")).sort(axes))
-    rows, heads = pl.concat(odd), labels(axes, study.runs)
+    rows, heads = pl.concat(odd), labels(axes, study.runs) | {"problem": "repeats and gaps"}
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
     title = f"grid of {names}: {present.height:,} of {counted(math.prod(sizes), 'combination')} have a run"
     shown = ["problem", *first_apart(rows, axes)]
-    return [Result("grid", title, rows, [(heads.get(name, name), rows[name]) for name in shown])]
+    return [Result("grid", title, rows, [(heads[name], rows[name]) for name in shown])]
 
 
 def difference(study: Study) -> list[Result]:
@@ -1645,7 +1654,7 @@ def sql_error(error: Exception, flag: str, query: str, runs: Runs, views: Iterab
         alike = {c: runs.label(c) for c in runs.dtypes if runs.label(c).lower() == unknown[1].lower()}
         if len({*alike.values()}) > 1:
             names = " and ".join(sorted({*alike.values()}))
-            reason = f"{names} differ only in case, which SQL ignores; write {' or '.join(alike)}"
+            reason = f"{names} differ only in case, which SQL ignores; in runs, they are {' and '.join(alike)}"
     return ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE)
 
 
@@ -2617,7 +2626,9 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     if number > most and result.ranked == "lowest":
         say(f"to draw the best ones, {SAY_GOAL}")
     if is_curve and "ci_low" in table.columns:
-        remarks.append("line: mean, where more than half of the runs have a value; band: its 95 % interval")
+        remarks.append(
+            "line: mean of the runs that have a value there, while these are more than half; band: its 95 % interval"
+        )
     value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
     is_plain, distinct = pl.col("value").abs().max().is_between(1e-4, 1e7), pl.col("value").drop_nulls().n_unique()
     if result.key != "pivot" and rows.select(~is_plain | (distinct == 1)).item():
