@@ -54,8 +54,9 @@ values to the end are NaN, infinite or, if lower is better, above its first valu
 violations grow from about zero, and are not compared so. --smooth is W&B's exponential moving average.
 
 Pictures. The value axis is logarithmic with --log, or if all values are positive and the largest is over 10,000 times
-the smallest. Extreme values and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom,
-values under the pointer, a click in the legend hides a curve. --report has no script. Both load nothing from elsewhere.
+the smallest. Extreme values and wide intervals are cut off, and the picture says so. The mean of a group is drawn while
+more than half of its runs go on. -o FILE.html is interactive: zoom, values under the pointer, a click in the legend
+hides a curve. --report has no script. Both load nothing from elsewhere.
 
 SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs and, if exported, history,
 console, system and table_<key>; --schema names them. Write columns by their names, or by their W&B names in double
