@@ -319,10 +319,18 @@ def test_a_column_goes_by_three_names(runs_file: Path, name: str) -> None:
 
 
 def test_paths_of_columns_decide_which_is_meant(tmp_path: Path) -> None:
-    config = {"lr": 1, "optim": {"lr": 2}, "optim.lr": 3}
-    file = write_runs(tmp_path, [Run("a", config=config | {"x": i}, summary={"test/mse": 1.0}) for i in range(1)])
-    for name, column in (("lr", "config_lr"), ("optim.lr", "config_optim_lr")):
-        assert column in document(file, "-g", name)["groups"][0]
+    """Of names that would be one column, each has a hash but one: its path tells what it holds, not its name."""
+    config = {"lr": 1, "optim_lr": 3, "optim_lr__0a1b2c3d": 2}
+    file = write_runs(tmp_path, [Run("a", config=config, summary={"test/mse": 1.0})])
+    paths = {"config_lr": ["lr"], "config_optim_lr": ["optim_lr"], "config_optim_lr__0a1b2c3d": ["optim", "lr"]}
+    with_metadata(file, columns=json.dumps(paths | {MSE: ["test/mse"]}))
+    for name, column, value in (
+        ("lr", "config_lr", 1),
+        ("optim_lr", "config_optim_lr", 3),
+        ("optim.lr", "config_optim_lr__0a1b2c3d", 2),
+    ):
+        [row] = document(file, "-g", name)["groups"]
+        assert {key: row[key] for key in row if key.startswith("config_")} == {column: value}
 
 
 def test_a_metric_may_be_called_like_a_column_of_text(tmp_path):
@@ -443,7 +451,9 @@ def test_stored_goal_beats_the_name_and_a_flag_beats_both(tmp_path: Path) -> Non
 def test_a_metric_without_letters_may_have_a_goal(tmp_path, question):
     file = write_runs(tmp_path, [Run("a", summary={"%": 1.0})], metrics={"metric__": {"goal": "minimize"}})
     write_metrics(tmp_path, {"run_id": ["a"], "_step": [0], "%": [1.0]})
-    answered(file, "-m", "%", *question, cwd=tmp_path)
+    answer = answered(file, "-m", "%", *question, cwd=tmp_path)
+    text = (tmp_path / "r.md").read_text("utf-8") if question else answer.out
+    assert "by %; lower is better (set by define_metric or the sweep)" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("name", ["val.loss", "val_loss", "metric_val_loss"])
@@ -623,8 +633,10 @@ def test_a_metric_of_the_histories_alone_is_said(tmp_path):
     write_history(tmp_path, steps("a", [1.0]))
     answer = ask(file, "--top", 1, "-m", "loss")
     assert answer.code == 2
-    assert "aggregate_runs.py --history" in answer.err
-    assert "--curves loss" in answered(file).out or "--curves" in answered(file).out
+    said = "aggregate_runs.py --history, then -m loss --value last (or min, max); or --curves loss\n"
+    assert answer.err == f"error: loss is only in the histories: use {said}"
+    said = "metrics are only in the histories: use --curves, or aggregate_runs.py --history and then --value last: loss"
+    assert said in " ".join(answered(file).out.split())
 
 
 def test_a_metric_that_only_summaries_have_is_not_asked_for_its_lowest_value(tmp_path):

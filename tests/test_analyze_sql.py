@@ -128,12 +128,18 @@ def test_a_condition_says_which_of_two_columns_it_means(tmp_path, condition, nam
 
 
 def test_a_condition_says_how_to_name_columns_called_as_words_of_sql_or_of_ours(tmp_path):
-    file = write_runs(tmp_path, [Run("a", config={"select": 1, "from": 1}, summary={"id": 1.0})])
+    runs = [Run(each, config={"select": n, "from": n}, summary={"id": 1.0}) for n, each in enumerate("ab", 1)]
+    file = write_runs(tmp_path, runs)
     for condition, word in (("select = 1", "select"), ("id = 'a' AND ( from = 1)", "from")):
         quoted = f'the column {word} goes in double quotes, "{word}"'
-        assert quoted in ask(file, "--where", condition, "--schema").err
-        assert answered(file, "--where", condition.replace(word, f'"{word}"'), "--schema")
-    assert "use --sql for queries" in ask(file, "--where", "(FROM runs)", "--schema").err
+        answer = ask(file, "--where", condition, "--schema")
+        assert (answer.code, answer.out) == (2, "")
+        assert quoted in answer.err
+        as_advised = condition.replace(word, f'"{word}"')
+        assert f"--where {as_advised}: 1 of 2 runs kept\n" in answered(file, "--where", as_advised, "--schema").err
+    answer = ask(file, "--where", "(FROM runs)", "--schema")
+    assert (answer.code, answer.out) == (2, "")
+    assert "use --sql for queries" in answer.err
     assert "write metric_id for the metric\n" in answered(file, "--where", "id = 'a'", "--schema").err
 
 
