@@ -178,8 +178,9 @@ def test_a_history_that_the_server_does_not_count(server, export, out, count):
     server.add_run("team", "demo", "a", summary={"loss": 1.0, "_step": 4})
     server.add_history("team", "demo", "a", rows=rows_at(range(5)))
     server.fault("replace", match={"operation": "Runs"}, place=[*NODE, "historyLineCount"], value=count)
-    export("team/demo", "--include-history", *QUICK)
-    assert history_of(out).height == 5
+    done = export("team/demo", "--include-history", *QUICK)
+    assert (done.code, done.err) == (0, "team/demo: 1 run (1 finished), 5 history rows\n")
+    assert steps_of(out, "a") == [0, 1, 2, 3, 4]
 
 
 def test_a_run_with_a_step_and_no_history(server, export):
@@ -531,7 +532,7 @@ def test_an_odd_parquet_export_costs_its_run_alone(server, export, out, name, co
 
 def test_odd_exports_beside_the_rows(server, export, out, tmp_path):
     """An export without rows or columns, and text that is stored in a dictionary."""
-    server.add_run("team", "demo", "a", summary={"_step": 1})
+    server.add_run("team", "demo", "a", summary={"_step": 1}, history_rows=4)
     server.add_history("team", "demo", "a", rows=rows_at(range(2)))
     text = pl.Series("loss", ["NaN", "NaN"], dtype=pl.Categorical)
     rows = pl.DataFrame([pl.Series("_step", [2, 3]), text])
@@ -539,7 +540,8 @@ def test_odd_exports_beside_the_rows(server, export, out, tmp_path):
         rows.write_parquet(tmp_path / name)
         server.store.run("team", "demo", "a").history.add_export(tmp_path / name)
     pl.DataFrame().write_parquet(tmp_path / "empty")
-    export("team/demo", "--include-history", *QUICK)
+    done = export("team/demo", "--include-history", *QUICK)
+    assert (done.code, done.err) == (0, "team/demo: 1 run (1 finished), 4 history rows\n")
     assert [str(value) for value in history_of(out)["metric_loss"]][2:] == ["nan", "nan"]
     assert history_of(out)["_step"].to_list() == [0, 1, 2, 3]
 
