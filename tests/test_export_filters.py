@@ -117,7 +117,7 @@ def test_selection_that_leaves_nothing(study, tmp_path, call_export, flags, said
 
 def test_filters_are_in_the_metadata(study, tmp_path, call_export):
     flags = ["--since", "2026-01-01", "--state", "finished", "-p", "demo-1", "-e", "team"]
-    call_export("--offline", study, "-o", tmp_path / "out", *flags)
+    assert call_export("--offline", study, "-o", tmp_path / "out", *flags).code == 0
     metadata = json.loads((tmp_path / "out" / "Team_demo-1_metadata.json").read_text())
     assert metadata["filters"] == {
         "entity": ["team"],
@@ -465,6 +465,7 @@ def test_history_keys(tmp_path, call_export):
     write_log(tmp_path / "logs", "a", rows=[row, {"Train": "3"}, {}])
     arguments = ["--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history"]
     done = call_export(*arguments, "--history-keys", "val_l*,TRAIN", "--history-keys", "n?te,nothing*")
+    assert done.code == 0, done.err
     project = exported(tmp_path / "out", "offline_uncategorized")
     assert project.rows() == [(0, {("Train",): 2, ("val/loss",): 1}), (1, {("Train",): 3}), (2, {})]
     assert project.metadata["skipped_history_keys"] == ["note"]

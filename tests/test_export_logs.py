@@ -392,8 +392,12 @@ def test_the_metadata_are_named_where_they_are_written(tmp_path, export_logs):
     add_log(tmp_path, "good")
     for number in range(12):
         add_log(tmp_path, f"bad{number}").write_text(LFS_POINTER)
-    assert "error: 2 more, all listed in the metadata file: a git-LFS pointer" in export_logs().err
-    assert "error: 2 more: a git-LFS pointer" in export_logs("--dry-run").err
+    done = export_logs()
+    assert done.code == 3
+    assert "error: 2 more, all listed in the metadata file: a git-LFS pointer" in done.err
+    done = export_logs("--dry-run")
+    assert done.code == 3
+    assert "error: 2 more: a git-LFS pointer" in done.err
 
 
 def test_a_run_without_a_row_is_counted(tmp_path, export_logs, demo):
@@ -418,6 +422,7 @@ def test_logs_of_one_run_that_share_steps_lose_no_metric(tmp_path, export_logs, 
         started_at = START + timedelta(hours=hours)
         write_log(tmp_path / "logs", "abc", rows=logged, started_at=started_at, entity="team", project="demo")
     done = export_logs("--include-history")
+    assert done.code == 0
     assert "steps that are in several logs of a run have the values of the last one: abc (2 steps)" in done.err
     values = demo().history.select("metric_a", "metric_b", "metric_c").fill_nan(-1).rows()
     assert values == [(1.0, None, 4), (-1.0, 3, None)]
@@ -438,10 +443,13 @@ def test_a_log_without_an_entity_belongs_to_the_run_whose_other_log_names_one(tm
     add_log(tmp_path, "abc", rows=2, first_step=3, started_at=START + timedelta(hours=1))
     add_log(tmp_path, "abc", started_at=START + timedelta(hours=2), entity="", project="elsewhere")
     done = export_logs("--include-history")
+    assert done.code == 0
     assert "team/demo: 1 run (1 finished), 5 history rows\n" in done.err
     assert "offline/elsewhere: 1 run" in done.err
     add_log(tmp_path, "abc", started_at=START + timedelta(hours=3), entity="other")  # now it could be of either
-    assert "offline/demo: 1 run (1 finished), 3 history rows" in export_logs("--include-history").err
+    done = export_logs("--include-history")
+    assert done.code == 0
+    assert "offline/demo: 1 run (1 finished), 3 history rows" in done.err
 
 
 def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_logs):
@@ -450,14 +458,19 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
     add_log(tmp_path, "c", entity="", project="")
     done = export_logs()
     advice = "to export them as one project, use -e team -p demo and a new -o"
+    assert done.code == 0
+    assert done.err.count("without an entity") == 1
     assert f"in project demo, 1 run without an entity, others of team; {advice}\n" in done.err
     add_log(tmp_path, "d", entity="crew")
-    assert "others of crew, team; to export them as one project, use -e crew" in export_logs().err
+    done = export_logs()
+    assert done.code == 0
+    assert "others of crew, team; to export them as one project, use -e crew" in done.err
     add_log(tmp_path, "e", entity="other", project="uncategorized")  # the advice for the one would harm the other
-    err = export_logs().err
-    assert "use -e crew -p demo" in err
-    assert "in project uncategorized, 1 run without an entity, others of other; " in err
-    assert "use -e other -p uncategorized" in err
+    done = export_logs()
+    assert done.code == 0
+    assert "use -e crew -p demo" in done.err
+    assert "in project uncategorized, 1 run without an entity, others of other; " in done.err
+    assert "use -e other -p uncategorized" in done.err
 
 
 # --- what a log holds -----------------------------------------------------------------------------------------
@@ -540,7 +553,7 @@ def test_configs_too_deep_to_be_written_cost_only_their_run(tmp_path, export):
 def test_numbers_inside_of_a_media_object_are_no_metrics(tmp_path, export):
     number, media = {("m", "n"): "1", "loss": "0.5"}, {("m", "n"): "2", ("m", "_type"): '"image-file"', "loss": "0.25"}
     write_log(tmp_path / "logs", "a", rows=[number, media, number])
-    export("--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history")
+    assert export("--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history").code == 0
     project = exported(tmp_path / "out", "offline_uncategorized")
     both = {("m", "n"): 1, ("loss",): 0.5}
     assert project.rows() == [(0, both), (1, {("loss",): 0.25}), (2, both)]
