@@ -230,7 +230,9 @@ def test_a_text_that_names_the_seed_is_no_setting(tmp_path):
     assert "reward by opt: 8 runs in 2 groups" in answer.out
     assert "name the seed, or differ in every run: out, task" in answer.err
     assert "reward by opt: 8 runs in 2 groups" in answered(file).out
-    assert "no other setting varies, seeds apart" in ask(file, "--best-per", "opt", "--top", 1).err
+    answer = ask(file, "--best-per", "opt", "--top", 1)
+    assert (answer.code, answer.out) == (2, "")
+    assert "no other setting varies, seeds apart" in answer.err
     assert "grid of opt (2): 2 of 2 combinations have a run" in answered(file, "--varying").out
 
 
@@ -365,7 +367,7 @@ def test_a_best_setting_of_missing_values_is_said_to_be_null(tmp_path):
     """`best of null:  (mean 3 of 2 runs)`."""
     runs = [Run(f"a{n}", config={"m": "x", "lr": n}, summary={"loss": 1.0 + n}) for n in range(2)]
     runs += [Run(f"b{n}", summary={"loss": 3.0}) for n in range(2)]
-    err = ask(write_runs(tmp_path, runs), "--best-per", "m", "-g", "m").err
+    err = answered(write_runs(tmp_path, runs), "--best-per", "m", "-g", "m").err
     assert "best of x: lr 0 (mean 1 of 1 run)" in err
     assert "best of null: null (mean 3 of 2 runs)" in err
 
