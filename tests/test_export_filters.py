@@ -291,6 +291,7 @@ def test_a_filter_that_the_server_does_not_know_fails_soon(server, export):
         ("2w", timedelta(weeks=2)),
         ("7d", timedelta(days=7)),
         ("24h", timedelta(hours=24)),
+        ("1h", timedelta(hours=1)),
     ],
 )
 def test_moments(monkeypatch, text, expected):
@@ -298,11 +299,9 @@ def test_moments(monkeypatch, text, expected):
     assert export_runs.moment(text) == (START - expected if isinstance(expected, timedelta) else expected)
 
 
-@pytest.mark.parametrize(("text", "hours"), [("1h", 1), ("24h", 24), ("7d", 7 * 24), ("2w", 14 * 24)])
-def test_an_age_is_so_long_ago(text, hours):
+def test_an_age_counts_from_now():
     before = datetime.now(UTC)
-    found = export_runs.moment(text)
-    assert before <= found + timedelta(hours=hours) <= datetime.now(UTC)
+    assert before <= export_runs.moment("7d") + timedelta(days=7) <= datetime.now(UTC)
 
 
 # --- entities, projects and places ----------------------------------------------------------------------------
