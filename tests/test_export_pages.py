@@ -140,23 +140,22 @@ def test_a_run_that_stands_twice_in_a_page_is_one_row(server, export, out):
     assert history_of(out).height == 15
 
 
-def test_a_failure_of_a_run_on_two_pages_is_one(server, export, project):
-    for number in range(1, 6):
-        server.add_run("team", "demo", f"r{number}", config="[]", created_at=f"2026-01-0{number}T00:00:00Z")
-    server.configure(page_limit=3)
-    assert export("team/demo", *QUICK).code == 3
-    assert names_of_failed(project("demo")) == [(f"r{number}", "config") for number in range(1, 6)]
-
-
-def test_a_failure_of_a_run_in_two_pages_is_listed_once(server, export, demo):
-    server.add_runs("team", "demo", 700, keys=8)
+@pytest.mark.parametrize(
+    ("runs", "page_limit", "created_at"),
+    [
+        (5, 3, lambda number: f"2026-01-0{number + 1}T00:00:00Z"),
+        (700, 150, lambda number: f"2026-01-01T00:00:{number // 100:02}Z"),
+    ],
+    ids=["a run a day", "a hundred runs a second"],
+)
+def test_a_failure_of_a_run_on_two_pages_is_listed_once(server, export, demo, runs, page_limit, created_at):
+    server.add_runs("team", "demo", runs, keys=8)
     for number, run in enumerate(server.project("team", "demo").runs.values()):
-        server.change_run("team", "demo", run.id, created_at=f"2026-01-01T00:00:{number // 100:02}Z", config="[]")
-    server.configure(page_limit=150)
-    done = export("team/demo")
-    server.configure(page_limit=1_000)
-    assert done.code == 3
-    assert [failure["run"] for failure in demo().metadata["failed"]] == sorted(demo().runs["id"])
+        server.change_run("team", "demo", run.id, created_at=created_at(number), config="[]")
+    server.configure(page_limit=page_limit)
+    assert export("team/demo", *QUICK).code == 3
+    assert names_of_failed(demo()) == [(f"run{number:06d}", "config") for number in range(runs)]
+    assert sorted(demo().runs["id"]) == [f"run{number:06d}" for number in range(runs)]
 
 
 # --- runs that the server cannot return -----------------------------------------------------------------------
