@@ -483,10 +483,12 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
         (1, 0, "failed"),
         (255, 0, "failed"),
         (254, 0, "crashed"),
+        (None, 0, "running"),
         (None, 299, "running"),
         (None, 301, "crashed"),
         (None, -299, "running"),
         (None, -301, "crashed"),
+        (None, 3_600, "crashed"),
     ],
 )
 def test_state_of_a_log(monkeypatch, exit_code, age, state):
@@ -494,24 +496,6 @@ def test_state_of_a_log(monkeypatch, exit_code, age, state):
     assert export_runs.offline_state(exit_code, START - timedelta(seconds=age)) == state
     preempted = {"running": "preempting", "finished": "finished"}.get(state, "preempted")
     assert export_runs.offline_state(exit_code, START - timedelta(seconds=age), is_preempting=True) == preempted
-
-
-@pytest.mark.parametrize(
-    ("exit_code", "age_s", "is_preempting", "state"),
-    [
-        (0, 0, True, "finished"),
-        (1, 0, False, "failed"),
-        (1, 0, True, "preempted"),
-        (254, 0, False, "crashed"),
-        (None, 0, False, "running"),
-        (None, 0, True, "preempting"),
-        (None, 3_600, False, "crashed"),
-        (None, 3_600, True, "preempted"),
-    ],
-)
-def test_the_state_of_a_log(exit_code, age_s, is_preempting, state):
-    newest = export_runs.now() - timedelta(seconds=age_s)
-    assert export_runs.offline_state(exit_code, newest, is_preempting=is_preempting) == state
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "1", "[2, 3]"]))))
