@@ -13,7 +13,7 @@ import export_runs
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from exports import Exported, exported, paths_of, same
+from exports import Exported, exported, rows_of, same
 from log_files import START, log_of, write_log
 from old_sdks import record
 from wandb_server import Server
@@ -41,11 +41,9 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def rows_of(project: Exported, run_id: str) -> list[dict[tuple, object]]:
-    """A run's history rows without nulls, by path, with the step."""
-    columns = {("_step",): "_step", **paths_of(project.history_file)}
-    rows = project.history.filter(pl.col("run_id") == run_id).iter_rows(named=True)
-    return [{path: row[name] for path, name in columns.items() if row[name] is not None} for row in rows]
+def rows_with_steps(project: Exported, run_id: str) -> list[dict[tuple, object]]:
+    """A run's history rows as `logged` gives them: the step is one of the numbers."""
+    return [{("_step",): step, **row} for step, row in rows_of(project, run_id)]
 
 
 def logged(row: dict) -> dict[tuple, object]:
@@ -104,7 +102,7 @@ def test_what_a_program_said_of_itself(found, run_id):
 @pytest.mark.parametrize("run_id", SEEN)
 def test_histories_and_summaries(found, run_id):
     truth, (project, row) = TRUTHS[run_id], found(run_id)
-    rows = rows_of(project, run_id)
+    rows = rows_with_steps(project, run_id)
     told = [logged(each) for each in truth["history"]]
     assert repr([dict(sorted(each.items())) for each in rows]) == repr(
         [dict(sorted(each.items())) for each in told[: len(rows)]]
@@ -285,10 +283,10 @@ def test_the_file_itself_may_be_named(old_folder, tmp_path, export):
 
 
 def test_a_history_in_many_pieces(old_folder, export_old, monkeypatch):
-    whole = rows_of(export_old()[1], "an-id")
+    whole = rows_with_steps(export_old()[1], "an-id")
     monkeypatch.setattr(export_runs, "PART_ITEMS", 50)
     shutil.rmtree(old_folder.parent.parent / "out")
-    assert repr(rows_of(export_old()[1], "an-id")) == repr(whole)
+    assert repr(rows_with_steps(export_old()[1], "an-id")) == repr(whole)
 
 
 def test_a_pointer_in_place_of_a_history(old_folder, export_old):
@@ -303,7 +301,7 @@ def test_no_summary_is_the_historys_last_values(old_folder, export_old, text):
     file = old_folder / "wandb-summary.json"
     file.unlink() if text is None else file.write_text(text)
     _, project = export_old()
-    last = rows_of(project, "an-id")[-2]
+    last = rows_with_steps(project, "an-id")[-2]
     assert (project.run["metric_loss"], project.run["metric_deep_x"]) == (last["loss",], last["deep", "x"])
     assert project.metadata["summary_restored"] == [{"run": "an-id", "from": "history"}]
     assert project.run["runtime_s"] == project.history["_runtime"][-1]

@@ -28,6 +28,7 @@ from exports import (  # noqa: F401 - fixtures
     out_folder,
     paths_of,
     read_alone,
+    repr_of,
     rows_alone,
     two_logs,
     without_times,
@@ -199,11 +200,6 @@ def test_no_wrong_value_from_a_damaged_log(tmp_path, file, data):
     true_rows, rows = ([repr_of(row) for row in rows_alone(log)] for log in (true, found))
     assert is_subsequence(rows, true_rows)
     assert len(rows) == len(true_rows) or found.damage or found.torn
-
-
-def repr_of(row: dict[str, float]) -> dict[str, str]:
-    """Comparable where NaN stands, and where a column lost its fractions to damage."""
-    return {name: repr(float(value)) for name, value in row.items()}
 
 
 def test_record_that_protobuf_refuses(tmp_path, export):

@@ -347,7 +347,7 @@ def test_odd_runs_spoil_nothing(server, export, project):
     columns = {path: name for path, name in paths_of(odd.runs_file).items() if name.startswith("metric_")}
     for run_id, numbers in ODD_NUMBERS.items():
         found = {path: rows[run_id][name] for path, name in columns.items() if rows[run_id][name] is not None}
-        assert repr_of([(0, found)]) == repr_of([(0, numbers)]), run_id
+        assert repr_of(found) == repr_of(numbers), run_id
     assert (rows["no-user"]["user"], rows["no-name"]["user"]) == (None, "tester")
     assert (rows["no-name"]["name"], rows["empty-name"]["name"]) == ("no-name", "empty-name")
     assert rows["unheard-of-state"]["state"] == "hibernating"

@@ -311,7 +311,7 @@ def add_table(server: Server, run_id: str, key: str, columns: list, rows: list, 
     server.add_file("team", project, run_id, entry["path"], json.dumps({"columns": columns, "data": rows}))
 
 
-def repr_of(frame: pl.DataFrame) -> list[str]:
+def rows_as_text(frame: pl.DataFrame) -> list[str]:
     """Rows that compare equal where NaN stands."""
     return [repr(row) for row in frame.rows()]
 
@@ -366,7 +366,7 @@ def test_tables_value_for_value(server, export, out):
     dtypes = [pl.String, pl.Int64, pl.Float64, pl.String, pl.Boolean, pl.String, pl.Int64, pl.Int64, pl.String]
     assert table.dtypes[3:] == [pl.Int64, *dtypes]
     picture = json.dumps(image)
-    assert repr_of(table.drop("entity", "project")) == [
+    assert rows_as_text(table.drop("entity", "project")) == [
         repr(row)
         for row in [
             ("one", 0, "a", 1, 0.5, picture, True, None, 1, 2, None),
@@ -382,7 +382,7 @@ def test_tables_value_for_value(server, export, out):
     server.reset()
     assert export("--tables").code == 0
     assert (asked(server, "files"), server.counts().get("download", 0)) == ([], 0)
-    assert repr_of(table_of(out, "table_cells")) == repr_of(table)
+    assert rows_as_text(table_of(out, "table_cells")) == rows_as_text(table)
     entry = entry_of("cells", 1)
     server.add_file("team", "demo", "two", entry["path"], '{"columns": ["n"], "data": [[5], [6]]}')
     server.change_run("team", "demo", "two", summary=json.dumps({"cells": entry}))
@@ -1069,10 +1069,10 @@ def test_tables_of_logs(export_logs, tmp_path, out):
     table = table_of(out, "table_cells")
     assert table.columns == ["run_id", "entity", "project", "row", "n", "score"]
     rows = [("good", 0, 1.0, math.nan), ("good", 1, 2.0, 0.5), ("other", 0, 2.5, 1.0)]
-    assert repr_of(table.drop("entity", "project")) == [repr(row) for row in rows]
-    before = repr_of(table)
+    assert rows_as_text(table.drop("entity", "project")) == [repr(row) for row in rows]
+    before = rows_as_text(table)
     assert export_logs("--tables").code == 3
-    assert repr_of(table_of(out, "table_cells")) == before
+    assert rows_as_text(table_of(out, "table_cells")) == before
 
 
 def add_staged(log: Path, client_id: str, name: str, cells: list, digest: str | None = None) -> None:
