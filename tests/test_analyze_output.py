@@ -18,7 +18,6 @@ import polars as pl
 import pytest
 import vl_convert
 from analyze import (  # noqa: F401 - fixtures
-    MSE,
     answered,
     ask,
     document,
