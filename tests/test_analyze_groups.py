@@ -354,6 +354,25 @@ def test_best_per_says_how_many_runs_of_the_chosen_setting_diverged(tmp_path):
     assert "lr 0.1 (mean 0.1 of 1 run, 2 more with NaN or infinity)" in err
 
 
+def test_all_settings_of_a_random_search_are_told(tmp_path):
+    """Only the learning rate was: it differs in every run, and so all others follow from it."""
+    configs = [{"lr": 0.001 + n / 700, "dropout": n % 3, "width": 8 << n % 4} for n in range(8)]
+    file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"test/mse": n}) for n, c in enumerate(configs)])
+    answer = answered(file, "-g", "!seed", "-m", "test/mse")
+    assert "grouped by all settings that vary: dropout, lr, width\n" in answer.err
+    assert "best of demo: dropout 0, lr 0.001, width 8 (mean 0 of 1 run)" in answered(file, "--best-per", "project").err
+
+
+def test_many_groups_are_told_apart_by_what_fits(tmp_path):
+    """Settings that all groups shown have in common left no room for those that differ."""
+    settings = [f"an_option_{i}" for i in range(8)]
+    configs = [dict.fromkeys(settings, 1) | {"zeta": n} for n in range(6)]
+    configs += [dict.fromkeys(settings, 1) | {option: 2, "zeta": 9} for option in settings for _ in range(2)]
+    runs = [Run(f"r{n}", config=config, summary={"loss": float(n)}) for n, config in enumerate(configs)]
+    answer = answered(write_runs(tmp_path, runs), "-g", "!seed", "-m", "loss", "--ascending")
+    assert re.search(r"^n +mean +std +zeta ", answer.out, re.MULTILINE), answer.out
+
+
 def test_best_per_keeps_groups_without_a_finite_value(tmp_path):
     runs = [
         Run(f"r{arch}{lr}", config={"arch": arch, "lr": lr}, summary={"test/mse": lr if arch == "good" else math.nan})

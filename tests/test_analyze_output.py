@@ -369,6 +369,31 @@ def test_a_picture_of_means_over_differing_runs_says_so(tmp_path):
         assert ("line: mean of the runs that have a value there" in (tmp_path / "x.svg").read_text()) == is_said
 
 
+def test_a_picture_shows_the_mean_of_a_group_while_most_of_its_runs_go_on(tmp_path):
+    """The last one of five runs made its group look the best by far."""
+    file = write_runs(tmp_path, [Run(f"{n}", config={"g": "xy"[n // 5]}) for n in range(10)])
+    rows = [row for n in range(10) for row in steps(f"{n}", [1.0 + n // 5] * (3 if n % 5 else 9))]
+    write_history(tmp_path, [row if row[0] != "5" else (*row[:2], 0.1) for row in rows])
+    answer = answered(file, "--curves", "loss", "-g", "g", "--x", "step", "-o", tmp_path / "c.html")
+    assert "a curve ends with its last run, in pictures with half of them" in answer.err
+    text = (tmp_path / "c.html").read_text("utf-8")
+    (chart,) = json.loads(text.rpartition("<script>")[2].partition(".forEach((spec")[0])
+    assert {point["x"] for point in chart["data"]["values"]} == {0, 1, 2}
+    found = document(file, "--curves", "loss", "-g", "g", "--x", "step")["curves"]
+    assert [row["n"] for row in found if row["config_g"] == "y"] == [5, 5, 5, 1, 1, 1, 1, 1, 1]
+    assert found[0]["config_g"] == "x"  # by the last mean that most runs of the group have
+
+
+@pytest.mark.parametrize("ending", ["html", "md", "tex"])
+def test_a_page_has_no_empty_tables(tmp_path, ending):
+    """It had the heads of a table of settings that vary, of which there were none."""
+    file = write_runs(tmp_path, [Run(f"{n}", config={"k": 1}, summary={"loss": n}) for n in range(3)])
+    answered(file, "--varying", "-o", tmp_path / f"x.{ending}")
+    text = (tmp_path / f"x.{ending}").read_text("utf-8")
+    assert "0 varying config columns of 3 runs" in text
+    assert "value (runs)" not in text
+
+
 # --- pictures: axes -------------------------------------------------------------------------------------------
 
 

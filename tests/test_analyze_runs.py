@@ -276,7 +276,9 @@ def test_filters_say_what_they_kept_and_lost(runs_file: Path) -> None:
     assert "in other states" not in err  # none of those passes the other filter
     err = answered(runs_file, "--top", 3, "-m", "test/mse").err
     assert "--state finished (the default): 15 of 17 runs kept" in err
-    assert "1 of 2 runs in other states has test/mse" in err
+    assert "1 of 2 runs in other states has test/mse (the best value is among them); --state all" in err
+    err = answered(runs_file, "--top", 3, "-m", "test/mse", "--descending").err
+    assert "1 of 2 runs in other states has test/mse; --state all includes them" in err
 
 
 def test_all_states_count_where_no_run_is_finished(tmp_path: Path) -> None:
@@ -760,6 +762,17 @@ def test_the_suggested_grouping_is_of_runs_that_have_the_metric(tmp_path):
     runs = [Run(f"a{n}", config={"opt": "xy"[n // 4]}, summary={"loss": float(n)}) for n in range(8)]
     runs += [Run(f"b{n}", config={"kind": "uv"[n // 2]}, summary={"x": 1}, group=f"g{n // 2}") for n in range(4)]
     assert "loss by opt: 12 runs in 3 groups" in answered(write_runs(tmp_path, runs)).out
+
+
+def test_the_suggested_grouping_compares_groups_of_several_runs(tmp_path):
+    """It took the first setting by name, of which nearly all runs have one value."""
+    runs = [
+        Run(
+            f"r{n}", config={"activation": "a" if n else "b", "optimizer": "xyz"[n % 3]}, summary={"test/mse": float(n)}
+        )
+        for n in range(9)
+    ]
+    assert "test/mse by optimizer, activation: 9 runs" in answered(write_runs(tmp_path, runs)).out
 
 
 def test_an_overview_names_the_tables_that_can_be_queried(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy
-from analyze import MSE, answered, ask, document, example_file, grid_runs, rewrite  # noqa: F401 - fixtures
+from analyze import MSE, answered, ask, document, example_file, grid_runs, rewrite, with_metadata  # noqa: F401 - fixtures
 from contract_files import Run, write_runs
 
 if TYPE_CHECKING:
@@ -55,6 +55,20 @@ def test_a_setting_with_a_blank_name_is_called_by_its_column(tmp_path):
     assert answered(file, "--varying").out.splitlines()[3].split()[0] == "config_"
 
 
+def test_a_run_that_ended_before_it_had_a_config_varies_nothing(tmp_path):
+    """All settings of the others varied: each of them, or null."""
+    runs = [Run(f"r{n}", config={"lr": n % 2, "k": 8, "opt": "a"}, summary={"loss": n}) for n in range(4)]
+    file = write_runs(tmp_path, [*runs, Run("early", summary={"loss": 9.0})])
+    found = document(file, "--varying")["varying"]
+    assert [(row["column"], row["value"], row["runs"]) for row in found] == [
+        ("config_lr", 0, 2),
+        ("config_lr", 1, 2),
+        ("config_lr", None, 1),
+    ]
+    rows = document(file, "-g", "!seed", "-m", "loss")["groups"]
+    assert [(row["config_lr"], row["n"]) for row in rows] == [(0, 2), (1, 2), (None, 1)]
+
+
 # --- the grid of what varies ----------------------------------------------------------------------------------
 
 
@@ -66,6 +80,18 @@ def test_runs_of_a_random_search_do_not_repeat_each_other(tmp_path):
     assert [row for row in grid if row["problem"] != "no run"] == [
         {"config_bs": 3, "config_opt": "b", "problem": "2 runs"}
     ]
+
+
+def test_rows_of_the_grid_can_be_told_apart(tmp_path):
+    """Six settings that were the same in all rows left no room for the one that differs."""
+    few = [
+        {f"a_setting_with_a_long_name_{i}": (0 if n < 4 else n % 2) for i in range(4)} | {"z": n // 2} for n in range(4)
+    ]
+    others = [{f"a_setting_with_a_long_name_{i}": n >> i & 1 for i in range(4)} | {"z": 9} for n in range(1, 16)]
+    runs = [Run(f"r{n}", config=config, summary={"loss": n}) for n, config in enumerate([*few, *others])]
+    lines = answered(write_runs(tmp_path, runs), "--varying").out.partition("\ngrid of ")[2].splitlines()
+    head = next(line for line in lines if line.startswith("repeats and gaps"))
+    assert head.split("  ")[1].strip() == "z"
 
 
 def test_a_setting_that_few_runs_have_is_no_axis_of_the_grid(tmp_path):
@@ -391,8 +417,19 @@ def test_numbers_of_a_schema_are_spelt_each_for_itself(tmp_path):
     """Whole numbers stood as 2.000 beside 0.707 of another column."""
     file = write_runs(tmp_path, [Run("a", config={"epochs": 2}, summary={"loss": 0.70712})])
     rows = [line.split() for line in answered(file, "--schema").out.splitlines()]
-    assert ["config_epochs", "1", "1", "2", "2", "Int64"] in [row[:6] for row in rows]
-    assert ["metric_loss", "1", "1", "0.7071", "0.7071", "Float64"] in [row[:6] for row in rows]
+    assert ["config_epochs", "1", "1", "2", "2", "2", "Int64"] in [row[:7] for row in rows]
+    assert ["metric_loss", "1", "1", "0.7071", "0.7071", "0.70712", "Float64"] in [row[:7] for row in rows]
+
+
+def test_a_schema_shows_the_name_of_a_metric_whose_column_has_a_hash(tmp_path):
+    """The metric that the scripts choose by default, `train/loss`, stood nowhere."""
+    file = write_runs(tmp_path, [Run(run, summary={"train_loss": 1.0}) for run in "ab"])
+    rewrite(file, metric_train_loss__d5308e80=pl.Series([2.0, 3.0]))
+    paths = {"metric_train_loss": ["train_loss"], "metric_train_loss__d5308e80": ["train/loss"]}
+    answer = answered(with_metadata(file, columns=json.dumps(paths)), "--schema")
+    names = {line.split()[0] for line in answer.out.splitlines() if line}
+    assert {"metric_train_loss", "train/loss"} <= names
+    assert not [name for name in names if "__" in name]
 
 
 def test_the_schema_of_some_runs_names_only_their_histories(tmp_path):

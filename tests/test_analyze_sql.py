@@ -14,7 +14,18 @@ import analyze_runs
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from analyze import CONSOLE, answered, ask, document, grid_file, rewrite, steps, with_machines, write_history  # noqa: F401 - fixtures
+from analyze import (  # noqa: F401 - fixtures
+    CONSOLE,
+    answered,
+    ask,
+    document,
+    grid_file,
+    rewrite,
+    steps,
+    with_machines,
+    with_metadata,
+    write_history,
+)
 from contract_files import START, Run, write_rows, write_runs
 
 # --- conditions -----------------------------------------------------------------------------------------------
@@ -378,6 +389,19 @@ def test_names_that_differ_only_in_case_stay_apart_in_sql(tmp_path, named, colum
         answer = ask(tmp_path, "--sql", f"SELECT {name} FROM history")
         assert (answer.code, answer.out) == (2, "")
         assert f'no column "{name}"' in answer.err
+
+
+def test_names_that_differ_only_in_case_are_named_by_their_columns(tmp_path):
+    """The error said that there is no such column, and that others are similar."""
+    file = write_runs(tmp_path, [Run(run, summary={"Best loss": 1.0}) for run in "ab"])
+    rewrite(file, metric_best_loss__d6beb5b0=pl.Series([2.0, 3.0]))
+    paths = {"metric_Best_loss": ["Best loss"], "metric_best_loss__d6beb5b0": ["best loss"]}
+    done = ask(with_metadata(file, columns=json.dumps(paths)), "--sql", 'SELECT "best loss" FROM runs')
+    assert done.code == 2
+    columns = "metric_Best_loss and metric_best_loss__d6beb5b0"
+    assert f"Best loss and best loss differ only in case, which SQL ignores; in runs, they are {columns}" in done.err
+    query = f"SELECT max({columns.replace(' and ', ') AS a, max(')}) AS b FROM runs"
+    assert document(file, "--sql", query)["sql"] == [{"a": 1.0, "b": 3.0}]
 
 
 def test_names_of_runs_work_in_sql_if_another_file_has_another_metric_without_values(tmp_path):

@@ -322,6 +322,22 @@ def test_shortened_names_use_the_room_that_there_is():
     assert analyze_runs.short_names(names, 16) == ["…SelfAttention", "…GNN", "null"]
 
 
+def test_what_names_share_at_their_end_uses_the_room_that_there_is():
+    """Lists became `[8…` and `[3…`, where sixteen characters had room."""
+    found = analyze_runs.short_names(["[8, 64, 128, 256, 512]", "[3, 64, 128, 256, 512]"], 16)
+    assert found == ["[8, 64, …6, 512]", "[3, 64, …6, 512]"]
+
+
+def test_ranges_are_never_shortened(tmp_path):
+    """`0.00079…00233729` reads as one number."""
+    configs = [{"lr": 0.0007891234567 * (n + 1), "m": "ab"[n % 2]} for n in range(16)]
+    runs = [Run(f"run-of-{n}", config=config, summary={"loss": n / 7}) for n, config in enumerate(configs)]
+    out = answered(write_runs(tmp_path, runs), "-g", "lr:4,m", "-m", "loss").out
+    cells = [line.split()[0] for line in out.splitlines() if line.startswith("0.00")]
+    assert cells
+    assert not [cell for cell in cells if "…" in cell]
+
+
 @pytest.mark.parametrize("form", ["table", "markdown", "csv", "json"])
 def test_names_are_data(tmp_path: Path, form: str) -> None:
     hostile = ["[red]boom[/red]", "\x1b[31mred\x1b[0m", "a|b\nc", "=1+1", "@SUM(A1)", "🎉/x", "\u202etxt", "'; --"]

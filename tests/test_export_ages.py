@@ -397,6 +397,46 @@ def test_the_end_of_a_run_that_was_resumed_online(tmp_path, export):
     assert run["runtime_s"] == 3_601.5
 
 
+def test_the_end_of_a_run_that_was_resumed_online_without_rows(tmp_path, export):
+    """The run time of all its logs was added to the start of the last one."""
+    later = START.replace(month=2)
+    write_log(tmp_path / "logs", "a", rows=[{"_runtime": "0.5"}], runtime_s=3_600)
+    clocks = {"_timestamp": str(START.timestamp() + 3_600), "_runtime": "3600"}
+    write_log(tmp_path / "logs", "a", started_at=later, runtime_s=31 * 86_400 + 9, summary=clocks)
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    run = exported(tmp_path / "out", "offline_uncategorized").run
+    assert run["heartbeat_at"] == later + timedelta(seconds=9)
+
+
+@pytest.mark.parametrize(
+    ("sdk", "last", "seconds"),
+    [
+        ("0.12.17", {"runtime_s": 90}, 90),
+        ("0.12.17", {"exit_code": None}, 60),  # crashed: not less than before
+        ("0.10.33", {"runtime_s": 0}, 60),
+        ("0.18.0", {"runtime_s": 90}, 5),
+    ],
+)
+def test_the_run_time_of_a_resumed_run_is_not_that_of_the_session_before(tmp_path, export, sdk, last, seconds):
+    """Until 0.17, SDKs put the new one into the record of the exit alone."""
+    own = {"telemetry": {"cli_version": sdk}, "summary": {"_wandb": '{"runtime": 5}'}}
+    write_log(tmp_path / "logs", "a", rows=[{"x": "1"}], runtime_s=60, **own)
+    write_log(tmp_path / "logs", "a", rows=[{"x": "1"}], started_at=START.replace(day=2), first_step=1, **own, **last)
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    assert exported(tmp_path / "out", "offline_uncategorized").run["runtime_s"] == seconds
+
+
+def test_the_config_of_a_log_that_ends_before_it(tmp_path, export):
+    """A crash cut it off; the SDK had written it to a file, too. A log with an exit has all of it."""
+    for run_id, more in (("cut", {"exit_code": None}), ("own", {"exit_code": None, "config": {"k": "2"}}), ("all", {})):
+        file = write_log(tmp_path / "logs", run_id, **more)
+        (file.parent / "files").mkdir()
+        (file.parent / "files" / "config.yaml").write_text("wandb_version: 1\n\nk:\n  desc: null\n  value: 1\n")
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    runs = exported(tmp_path / "out", "offline_uncategorized").runs
+    assert dict(runs.select("id", "config_k").rows()) == {"cut": 1, "own": 2, "all": None}
+
+
 @pytest.mark.parametrize(
     ("log", "seconds"),
     [

@@ -339,7 +339,7 @@ def test_foreign_and_unreadable_files(logs, tmp_path, export):
         (logs / f"{kind}-20260101_000000-nothing").mkdir()
     done = export("--offline", logs, "-o", tmp_path / "out")
     assert done.code == 0
-    passed = "1 file that is not a log, 3 folders without a log, 1 log without a record"
+    passed = "1 file without the header of a log, 3 folders without a log, 1 log without a record"
     assert f"skipped: {passed}\n" in done.err
     assert exported(tmp_path / "out", "team_demo").metadata["torn"] == ["empty.wandb"]
     (logs / "gone.wandb").symlink_to(tmp_path / "nowhere")

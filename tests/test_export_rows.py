@@ -226,7 +226,7 @@ def test_what_no_run_has_is_said(server, export):
     server.add_run("team", "demo", "a")
     done = export("--console", "--system-metrics")
     assert done.code == 0
-    assert done.err.startswith("these runs have no console output and no system metrics\n")
+    assert done.err.startswith("these runs have no console output, no system metrics\n")
     add_console(server, "b", plain(0, 10))
     for _ in range(2):  # the second time from the earlier export
         done = export("--console")
@@ -1019,6 +1019,16 @@ def test_a_file_with_more_lines_than_the_log(export_logs, tmp_path, out):
     ]
     for run_id in ("fewer", "blank"):
         assert lines_of(out, run_id, "stream", "text") == [("stdout", "a"), ("stdout", "b")]
+
+
+def test_the_end_of_a_file_is_not_lost_to_blank_lines_of_a_log(export_logs, tmp_path, out):
+    """A crashed run's traceback was only in output.log, and the log had more lines: blank ones."""
+    file = write_log(tmp_path / "logs", "r", entity="team", project="demo", exit_code=None)
+    add_records(file, raw_output(("stdout", "a\n"), *[("stdout", "\n")] * 9, ("stdout", "b\n")))
+    (file.parent / "files").mkdir()
+    (file.parent / "files" / "output.log").write_text("a\nb\nTraceback:\nMemoryError\n")
+    assert export_logs("--console").code == 0
+    assert lines_of(out, "r", "text") == ["a", "b", "Traceback:", "MemoryError"]
 
 
 def test_dtypes_of_system_metrics_are_those_of_the_project(export_logs, tmp_path, out):

@@ -973,7 +973,7 @@ class LogRows:
         self.log = log
         self.counted_from = 0.0  # seconds since 1970: when the run time of its rows was 0
         self.lines: list[OutputLine] = []  # of output
-        self.lines_written = self.history_rows = 0
+        self.lines_written = self.texts_written = self.history_rows = 0  # texts: lines that are not blank
         # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
         self.screens: defaultdict[str | None, list[OutputLine]] = defaultdict(list)
         self.cursors: Counter[str | None] = Counter()
@@ -1087,19 +1087,24 @@ class LogRows:
         self.screens.clear()
         self.hold_rows()
         if self.log.started_at is not None:  # the run time of a resumed online run includes that of earlier logs
+            if "history" not in self.log.rows:
+                with suppress(LookupError, TypeError):
+                    self.counted_from = float(self.log.summary["_timestamp"] - self.log.summary["_runtime"])
             start = min(self.log.started_at.timestamp(), self.counted_from or math.inf)
             self.log.note_time(time_at(start + self.log.runtime_s))
 
     def take_longer_output(self) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
-        log = self.log
+        log, lines = self.log, self.lines_written + len(self.lines)
+        if log.exit_code is None:  # only lines with text count: the log may have many others
+            lines = self.texts_written + sum(any(map(str.strip, line[-1])) for line in self.lines)
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
         with suppress(OSError), regular(file).open(encoding="utf-8", errors="replace", newline="\n") as opened:
             if opened.read(len(LFS_POINTER)) == LFS_POINTER.decode():
                 log.damage.append(f"{file.name}: {NOT_PULLED}")
                 return
             opened.seek(0)
-            if sum(not line.isspace() for line in opened) > self.lines_written + len(self.lines):
+            if sum(not line.isspace() for line in opened) > lines:
                 log.rows.pop("console", None)
                 self.lines, self.lines_written = [], 0
                 opened.seek(0)
@@ -1131,6 +1136,7 @@ class LogRows:
             self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.lines_written))
         self.lines = [line for line in self.lines if id(line) in is_open]
         self.lines_written += len(lines)
+        self.texts_written += sum(bool(text.strip()) for *_, text in lines)
         self.start_part()
 
     def hold(self, table: str, rows: pl.DataFrame) -> None:
@@ -1340,7 +1346,7 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
             torn.append(shown)
             passed["log", "without a record"] += 1
         elif not log.failed:
-            passed["file", "that is not a log"] += 1
+            passed["file", "without the header of a log"] += 1
         failed += [] if log.records else log.failed
     found: list[FoundRun] = []
     for names, of_run in sorted(by_run.items()):
@@ -1529,7 +1535,8 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
             message = f"no run left: {flag} kept none of {counted(len(before), 'run')} in {there}"
             raise ScriptError(f"{message}; leave this filter out or loosen it", NOTHING_USABLE)
     if not kept:
-        reasons = [f"{failure.run}: {failure.error}" for failure in failed[:3]] or ["name another folder"]
+        reasons = [f"{failure.run}: {failure.error}" for failure in failed[:3]]
+        reasons = reasons or ["they end before their first record, or are no W&B logs; name another folder"]
         raise ScriptError(f"no runs in these logs; {'; '.join(reasons)}", NOTHING_USABLE)
     return kept
 
@@ -1543,7 +1550,9 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
     record = {name: value for log in logs for name, value in log.run.items() if value}
     config: dict[str, Any] = {}
-    if logs[0].run.get("resumed"):  # the log with the config is elsewhere, but the SDK wrote all of it beside this one
+    is_cut = logs[0].exit_code is None and not logs[0].config.keys() - {*NOT_CONFIG}
+    # The log with the config is elsewhere, or this one ends before it; but the SDK wrote all of it beside this one.
+    if is_cut or logs[0].run.get("resumed"):
         with suppress(OSError, ValueError, RecursionError):
             config = unwrapped(yaml_object(regular(logs[0].file.parent / "files" / "config.yaml").read_bytes()))
     for log in logs:
@@ -1560,6 +1569,11 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
     if history.parts and "_step" in summary and (len(logs) > 1 or logs[0].summary_from != "file"):
         summary["_step"] = history.parts[-1].last  # where a log is cut off, its summary may be ahead of its rows
     summary = dict(sorted(summary.items()))  # the log's order is random
+    run_time_s = runtime_s(summary, sum(log.span_s for log in logs))
+    ends_s = [log.runtime_s for log in logs if log.runtime_s]
+    # In logs of these SDKs, the summary lacks it, or has that of the session before; W&B takes it from the exit record.
+    if ends_s and re.match(r"0\.1[0-7]\.", record.get("sdk", "")):
+        run_time_s = ends_s[-1] if logs[-1].runtime_s else max(run_time_s or 0.0, ends_s[-1])
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
     # Of the processes that share a run, the primary one sets its state; it alone logs its machine.
@@ -1573,7 +1587,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
         heartbeat_at=heartbeat_at,
-        runtime_s=runtime_s(summary, sum(log.span_s for log in logs)),
+        runtime_s=run_time_s,
         last_step=history.parts[-1].last if history.parts else None,
         history_rows=history.rows,
         **{name: record.get(name) for name in ("tags", "group", "job_type", "sweep", "user", "notes", "url")},
@@ -3779,7 +3793,7 @@ def say_without_effect(written: Sequence[Project], options: Options, say: Say) -
     nouns = {"table": "W&B Tables", "console": "console output", "system": "system metrics"}
     missing = [nouns[name] for name, is_asked in asked.items() if is_asked and name not in there]
     if missing and written and not any(project.failed for project in written):
-        say(f"these runs have no {' and no '.join(missing)}")
+        say(f"these runs have no {', no '.join(missing)}")
 
 
 def changes_of(project: Project, options: Options) -> str:
