@@ -7,6 +7,8 @@ import math
 import re
 import shutil
 import subprocess
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import export_runs
@@ -20,7 +22,6 @@ from wandb_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
 SCRIPT = "export_runs.py"
 QUICK = ("--timeout", 10, "--retries", 2)  # faults end soon
@@ -201,9 +202,9 @@ def names_of_failed(project: Exported) -> list[tuple[str, str]]:
     return [(failure["run"], failure["what"]) for failure in project.metadata["failed"]]
 
 
-def repr_of(rows: list[tuple[int, dict]]) -> list[tuple[int, dict]]:
-    """Comparable where NaN stands: floats as text; an int is the float of its value."""
-    return [(step, {path: repr(float(value)) for path, value in row.items()}) for step, row in rows]
+def repr_of(row: dict[Any, float]) -> dict[Any, str]:
+    """Numbers comparable where NaN stands: as text; an int is the float of its value."""
+    return {name: repr(float(value)) for name, value in row.items()}
 
 
 # --- runs on a server -----------------------------------------------------------------------------------------
@@ -314,7 +315,21 @@ def rows_alone(log: export_runs.Log) -> list[dict[str, float]]:
     return [{path.sub("", name): value for name, value in row.items() if value is not None} for row in rows]
 
 
-# --- the end of a process -------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------------------
+
+
+def command_line(process: int) -> bytes:
+    with suppress(OSError):  # it may have ended
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    return b""
+
+
+def children_of(process: int) -> list[int]:
+    children: list[str] = []
+    for each in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):  # the thread may have ended
+            children += each.read_text().split()
+    return list(map(int, children))
 
 
 def error_line(done: Done) -> str:

@@ -302,9 +302,9 @@ def test_times_that_are_none_are_left_out(tmp_path):
     rows = document(file, "--curves", "loss", "--x", "time")["curves"]
     assert [(row["id"], row["x"]) for row in rows] == [("a", "2023-11-14T22:13:20Z")]
     assert "did not log time with it: 1 run" in answered(file, "--curves", "loss", "--x", "time").err
-    assert (
-        "no history has time of these runs" in ask(file, "--curves", "loss", "--x", "time", "--where", "id = 'b'").err
-    )
+    answer = ask(file, "--curves", "loss", "--x", "time", "--where", "id = 'b'")
+    assert (answer.code, answer.out) == (1, "")
+    assert "no history has time of these runs" in answer.err
 
 
 def test_steps_of_many_digits_are_shown_as_they_are(tmp_path):
@@ -402,9 +402,9 @@ def test_runs_between_two_points_of_a_curve_are_counted(tmp_path):
     """A title told of 17 of 23 runs, and nothing of the others."""
     file = write_runs(tmp_path, [Run(n, config={"g": 1}) for n in "abc"])
     write_history(tmp_path, [("b", 1, 1.0), *((run, step, 2.0) for run in "ac" for step in range(0, 200, 2))])
-    err = ask(file, "--curves", "loss", "-g", "g").err
+    err = answered(file, "--curves", "loss", "-g", "g").err
     assert "not shown, because they have no value at these points: 1 run\n" in err
-    assert "not shown" not in ask(file, "--curves", "loss", "-g", "g", "--points", 101).err
+    assert "not shown" not in answered(file, "--curves", "loss", "-g", "g", "--points", 101).err
 
 
 def test_json_holds_the_curves_of_all_runs_and_says_whose(tmp_path):

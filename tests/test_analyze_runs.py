@@ -222,7 +222,9 @@ def test_an_unknown_argument_is_named_without_its_value(tmp_path):
 def test_what_cannot_be_compared_is_said_as_it_is(tmp_path):
     runs = [Run(f"r{n}", config={"lr": 1}, summary={"loss": float(n)}) for n in range(12)]
     file = write_runs(tmp_path, runs)
-    assert "error: !seed: no other setting varies; name columns" in ask(file, "-g", "!seed").err
+    answer = ask(file, "-g", "!seed")
+    assert (answer.code, answer.out) == (2, "")
+    assert "error: !seed: no other setting varies; name columns" in answer.err
     out = answered(file, "--importance").out
     assert "no setting varies" in out
     assert "cannot be separated" not in out
@@ -252,7 +254,7 @@ def test_what_cannot_be_compared_is_said_as_it_is(tmp_path):
     ],
 )
 def test_a_flag_without_effect_is_named(grouped, arguments, flags):
-    err = ask(grouped, *arguments, cwd=grouped.parent).err
+    err = answered(grouped, *arguments, cwd=grouped.parent).err
     named = [line.split()[0].removeprefix("--") for line in err.splitlines() if "has no effect here: it is for" in line]
     assert sorted(named) == sorted(flags.split())
 
@@ -284,7 +286,9 @@ def test_all_states_count_where_no_run_is_finished(tmp_path: Path) -> None:
     answer = answered(file, "--top", 1, "--json")
     assert [row["id"] for row in json.loads(answer.out)["top"]] == ["a"]
     assert "no run is finished: runs in all states are used" in answer.err
-    assert "no run left: --state finished: 0 of 1 run kept" in ask(file, "--state", "finished").err
+    answer = ask(file, "--state", "finished")
+    assert (answer.code, answer.out) == (1, "")
+    assert "no run left: --state finished: 0 of 1 run kept" in answer.err
 
 
 def test_states_are_compared_without_case(tmp_path):
@@ -304,7 +308,9 @@ def test_large_numbers_are_written_alike(tmp_path):
 
 def test_the_file_is_named_when_no_run_is_left(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
-    assert file.name in ask(file, "--filter", "nothing").err
+    answer = ask(file, "--filter", "nothing")
+    assert (answer.code, answer.out) == (1, "")
+    assert file.name in answer.err
 
 
 # --- names of columns -----------------------------------------------------------------------------------------
@@ -321,10 +327,18 @@ def test_a_column_goes_by_three_names(runs_file: Path, name: str) -> None:
 
 
 def test_paths_of_columns_decide_which_is_meant(tmp_path: Path) -> None:
-    config = {"lr": 1, "optim": {"lr": 2}, "optim.lr": 3}
-    file = write_runs(tmp_path, [Run("a", config=config | {"x": i}, summary={"test/mse": 1.0}) for i in range(1)])
-    for name, column in (("lr", "config_lr"), ("optim.lr", "config_optim_lr")):
-        assert column in document(file, "-g", name)["groups"][0]
+    """Of names that would be one column, each has a hash but one: its path tells what it holds, not its name."""
+    config = {"lr": 1, "optim_lr": 3, "optim_lr__0a1b2c3d": 2}
+    file = write_runs(tmp_path, [Run("a", config=config, summary={"test/mse": 1.0})])
+    paths = {"config_lr": ["lr"], "config_optim_lr": ["optim_lr"], "config_optim_lr__0a1b2c3d": ["optim", "lr"]}
+    with_metadata(file, columns=json.dumps(paths | {MSE: ["test/mse"]}))
+    for name, column, value in (
+        ("lr", "config_lr", 1),
+        ("optim_lr", "config_optim_lr", 3),
+        ("optim.lr", "config_optim_lr__0a1b2c3d", 2),
+    ):
+        [row] = document(file, "-g", name)["groups"]
+        assert {key: row[key] for key in row if key.startswith("config_")} == {column: value}
 
 
 def test_a_metric_may_be_called_like_a_column_of_text(tmp_path):
@@ -379,8 +393,10 @@ def test_a_name_of_two_columns_is_said(tmp_path):
 
 def test_near_names_are_found_in_any_case(tmp_path):
     file = write_runs(tmp_path, [Run("a", summary={"val/loss": 1.0, "Acc": 1.0})])
-    assert "did you mean val/loss?" in ask(file, "-t", 1, "-m", "VAL/LOSS").err
-    assert "did you mean Acc?" in ask(file, "-t", 1, "-m", "acc").err
+    for name, near in (("VAL/LOSS", "val/loss"), ("acc", "Acc")):
+        answer = ask(file, "-t", 1, "-m", name)
+        assert (answer.code, answer.out) == (2, "")
+        assert f"did you mean {near}?" in answer.err
 
 
 def test_columns_of_our_own_are_not_suggested(runs_file: Path) -> None:
@@ -392,9 +408,9 @@ def test_a_summary_with_a_hash_is_not_only_in_the_histories(tmp_path):
     file = write_runs(tmp_path, [Run("a", summary={"train_loss__0a66b54c": 1.0})])
     with_metadata(file, columns=json.dumps({"metric_train_loss__0a66b54c": ["train loss"]}))
     write_rows(tmp_path, "history", {"run_id": ["a"], "_step": [0], "metric_train_loss": [1.0]})
-    assert ask(file, "-t", 1, "-m", "train_loss").err.startswith(
-        "error: there is no metric train_loss; did you mean train loss"
-    )
+    answer = ask(file, "-t", 1, "-m", "train_loss")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("error: there is no metric train_loss; did you mean train loss")
 
 
 # --- metrics and their direction ------------------------------------------------------------------------------
@@ -445,7 +461,9 @@ def test_stored_goal_beats_the_name_and_a_flag_beats_both(tmp_path: Path) -> Non
 def test_a_metric_without_letters_may_have_a_goal(tmp_path, question):
     file = write_runs(tmp_path, [Run("a", summary={"%": 1.0})], metrics={"metric__": {"goal": "minimize"}})
     write_metrics(tmp_path, {"run_id": ["a"], "_step": [0], "%": [1.0]})
-    answered(file, "-m", "%", *question, cwd=tmp_path)
+    answer = answered(file, "-m", "%", *question, cwd=tmp_path)
+    text = (tmp_path / "r.md").read_text("utf-8") if question else answer.out
+    assert "by %; lower is better (set by define_metric or the sweep)" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("name", ["val.loss", "val_loss", "metric_val_loss"])
@@ -477,7 +495,7 @@ def test_runs_that_keep_another_value_of_a_metric_are_named(tmp_path: Path) -> N
 
 
 def test_a_named_metric_needs_no_remark(runs_file: Path) -> None:
-    assert ask(runs_file, "--state", "all", "--top", 1, "-m", "test/mse").err == ""
+    assert answered(runs_file, "--state", "all", "--top", 1, "-m", "test/mse").err == ""
 
 
 # --- default metric -------------------------------------------------------------------------------------------
@@ -625,8 +643,10 @@ def test_a_metric_of_the_histories_alone_is_said(tmp_path):
     write_history(tmp_path, steps("a", [1.0]))
     answer = ask(file, "--top", 1, "-m", "loss")
     assert answer.code == 2
-    assert "aggregate_runs.py --history" in answer.err
-    assert "--curves loss" in answered(file).out or "--curves" in answered(file).out
+    said = "aggregate_runs.py --history, then -m loss --value last (or min, max); or --curves loss\n"
+    assert answer.err == f"error: loss is only in the histories: use {said}"
+    said = "metrics are only in the histories: use --curves, or aggregate_runs.py --history and then --value last: loss"
+    assert said in " ".join(answered(file).out.split())
 
 
 def test_a_metric_that_only_summaries_have_is_not_asked_for_its_lowest_value(tmp_path):
@@ -639,22 +659,25 @@ def test_a_metric_that_only_summaries_have_is_not_asked_for_its_lowest_value(tmp
 def test_steps_of_the_best_are_no_metrics_of_the_histories(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     pl.read_parquet(file).with_columns(history_min_loss=1.0, history_min_step_loss=3).write_parquet(file)
-    said = ask(file, "-t", 1, "-m", "nope", "--value", "min").err
-    assert said.endswith("there is no column history_min_nope; the histories have loss\n")
+    answer = ask(file, "-t", 1, "-m", "nope", "--value", "min")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.endswith("there is no column history_min_nope; the histories have loss\n")
 
 
 def test_a_metric_called_like_the_step_of_another(tmp_path):
     """Beside loss, aggregate_runs gives step_loss a hash: the step of the lowest loss was shown for it."""
     runs = write_runs(tmp_path, [Run(name, summary={"loss": 1.0, "step_loss": 5.0}) for name in "ab"])
     file = rewrite(runs, history_min_loss=pl.Series([1.0, 1.0]), history_min_step_loss=pl.Series([3, 7]))
-    said = ask(file, "--top", 2, "-m", "step_loss", "--value", "min").err
-    assert "there is no column history_min_step_loss" in said
+    answer = ask(file, "--top", 2, "-m", "step_loss", "--value", "min")
+    assert (answer.code, answer.out) == (2, "")
+    assert "there is no column history_min_step_loss" in answer.err
     rewrite(file, history_min_step_loss__ee41e4a1=pl.Series([0.5, 0.25]))
     for name in ("step_loss", "metric_step_loss"):
         rows = document(file, "--top", 2, "-m", name, "--value", "min")["top"]
         assert [(row["id"], row["history_min_step_loss__ee41e4a1"]) for row in rows] == [("b", 0.25), ("a", 0.5)]
-    said = ask(file, "--top", 2, "-m", "acc", "--value", "min").err
-    assert "the histories have loss, step_loss__ee41e4a1" in said
+    answer = ask(file, "--top", 2, "-m", "acc", "--value", "min")
+    assert (answer.code, answer.out) == (2, "")
+    assert "the histories have loss, step_loss__ee41e4a1" in answer.err
 
 
 @pytest.mark.parametrize("name", ["val/score", "val_score", "metric_val_score"])
@@ -671,7 +694,7 @@ def test_a_last_value_of_nan_is_not_said_to_be_left_out_of_itself(tmp_path):
     runs = write_runs(tmp_path, [Run("a", summary={"loss": 1.0}), Run("b", summary={"loss": 1.0})])
     counts = {"history_n_loss": pl.Series([20, 20]), "history_n_nonfinite_loss": pl.Series([5, 5])}
     file = rewrite(runs, history_last_loss=pl.Series([float("nan"), 2.0]), **counts)
-    err = ask(file, "--top", 2, "-m", "loss", "--value", "last").err
+    err = answered(file, "--top", 2, "-m", "loss", "--value", "last").err
     assert "1 run reached NaN or infinity; only finite values count" in err
 
 
@@ -708,7 +731,9 @@ def test_metrics_of_runs_in_other_states_are_not_said_to_be_in_histories_alone(t
     answer = answered(file)
     assert "only runs in other states have metrics: use --state all" in answer.out
     assert "histories" not in answer.out
-    assert ask(file, "--top", 1).err.endswith("error: only runs in other states have metrics: use --state all\n")
+    answer = ask(file, "--top", 1)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.endswith("error: only runs in other states have metrics: use --state all\n")
 
 
 def test_the_suggested_grouping_leaves_noise_out(tmp_path):

@@ -222,16 +222,19 @@ def test_runs_of_one_name_are_named_so_that_they_can_be_copied(tmp_path):
     """`an-institute-of-s…p_project/0h28gopz` is no run."""
     entity, project = "an-institute-of-some-length", "a-project-of-some-length"
     runs = [Run(f"id{n}", "same") for n in range(6)]
-    err = ask(write_runs(tmp_path, runs, entity=entity, project=project), "--diff", "same", "id1").err
+    answer = ask(write_runs(tmp_path, runs, entity=entity, project=project), "--diff", "same", "id1")
     paths = [f"{entity}/{project}/id{n}" for n in range(5)]
-    assert err == f"error: 6 runs are called same; choose one: {', '.join(paths)} …\n"
+    assert answer == (2, "", f"error: 6 runs are called same; choose one: {', '.join(paths)} …\n")
 
 
 def test_a_diff_takes_the_name_that_it_suggests_for_a_run_without_an_entity(tmp_path):
-    file = write_runs(tmp_path, [Run("a", "same"), Run("b", "same")])
+    file = write_runs(tmp_path, [Run(each, "same", {"k": n}) for n, each in enumerate("ab")])
     file = rewrite(file, entity=pl.lit(None, pl.String))
-    assert "null/demo/a" in ask(file, "--diff", "same", "b").err
-    assert answered(file, "--diff", "null/demo/a", "null/demo/b").code == 0
+    answer = ask(file, "--diff", "same", "b")
+    assert (answer.code, answer.out) == (2, "")
+    assert "null/demo/a" in answer.err
+    rows = document(file, "--diff", "null/demo/a", "null/demo/b")["diff"]
+    assert [row["column"] for row in rows] == ["config_k"]
 
 
 def test_a_folder_called_like_a_run_of_a_diff_is_no_input_beside_another(tmp_path):

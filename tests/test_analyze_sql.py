@@ -134,17 +134,23 @@ def test_where_tells_settings_apart_that_differ_only_in_case(tmp_path):
 def test_a_condition_says_which_of_two_columns_it_means(tmp_path, condition, named):
     runs = [Run(each, config={"k": n, "model": {"k": 8 * n}}) for n, each in enumerate("ak", 1)]
     file = write_runs(tmp_path, runs)
-    said = ask(rewrite(file, k=pl.Series([8, 8])), "--where", condition, "--schema").err
+    said = answered(rewrite(file, k=pl.Series([8, 8])), "--where", condition, "--schema").err
     assert ("k means the column with this name; write config_k for the setting" in said) == named
 
 
 def test_a_condition_says_how_to_name_columns_called_as_words_of_sql_or_of_ours(tmp_path):
-    file = write_runs(tmp_path, [Run("a", config={"select": 1, "from": 1}, summary={"id": 1.0})])
+    runs = [Run(each, config={"select": n, "from": n}, summary={"id": 1.0}) for n, each in enumerate("ab", 1)]
+    file = write_runs(tmp_path, runs)
     for condition, word in (("select = 1", "select"), ("id = 'a' AND ( from = 1)", "from")):
         quoted = f'the column {word} goes in double quotes, "{word}"'
-        assert quoted in ask(file, "--where", condition, "--schema").err
-        assert answered(file, "--where", condition.replace(word, f'"{word}"'), "--schema")
-    assert "use --sql for queries" in ask(file, "--where", "(FROM runs)", "--schema").err
+        answer = ask(file, "--where", condition, "--schema")
+        assert (answer.code, answer.out) == (2, "")
+        assert quoted in answer.err
+        as_advised = condition.replace(word, f'"{word}"')
+        assert f"--where {as_advised}: 1 of 2 runs kept\n" in answered(file, "--where", as_advised, "--schema").err
+    answer = ask(file, "--where", "(FROM runs)", "--schema")
+    assert (answer.code, answer.out) == (2, "")
+    assert "use --sql for queries" in answer.err
     assert "write metric_id for the metric\n" in answered(file, "--where", "id = 'a'", "--schema").err
 
 
@@ -344,9 +350,9 @@ def test_histories_are_joined_by_path_not_by_column(tmp_path):
     query = (
         'SELECT project, count("train/loss") AS slash, sum(train_loss) AS flat FROM history GROUP BY ALL ORDER BY ALL'
     )
-    rows = json.loads(ask(tmp_path, "--sql", query, "--json").out)["sql"]
+    rows = document(tmp_path, "--sql", query)["sql"]
     assert rows == [{"project": "clash", "slash": 3, "flat": 21}, {"project": "plain", "slash": 3, "flat": None}]
-    problems = json.loads(ask(tmp_path, "--health", "--json").out)["health"]
+    problems = document(tmp_path, "--health")["health"]
     assert {row["detail"] for row in problems if row["problem"] == "non-finite"} == {
         "train/loss, 2 values (of 3), the first at step 1"
     }
@@ -380,7 +386,9 @@ def test_names_that_differ_only_in_case_stay_apart_in_sql(tmp_path, named, colum
         "high": sum(10 for paths in named if paths != LOW),
     }
     for name in ("loss", "LOSS"):
-        assert f'no column "{name}"' in ask(tmp_path, "--sql", f"SELECT {name} FROM history").err
+        answer = ask(tmp_path, "--sql", f"SELECT {name} FROM history")
+        assert (answer.code, answer.out) == (2, "")
+        assert f'no column "{name}"' in answer.err
 
 
 def test_names_that_differ_only_in_case_are_named_by_their_columns(tmp_path):

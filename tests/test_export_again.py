@@ -144,9 +144,12 @@ def test_runs_that_are_removed_are_counted(server, export, demo):
     server.delete_run("team", "demo", "two")
     done = export("team/demo", "--include-history", "--prune")
     said = "5 history rows (1 run unchanged); 1 run removed, because no longer in the source\n"
+    assert done.code == 0
     assert f"team/demo: 1 run (1 finished), {said}" in done.err
     server.delete_run("team", "demo", "one")
     done = export("team/demo", "--include-history", "--prune")
+    assert done.code == 0
+    assert "; 1 run removed, because no longer in the source\n" in done.err
     assert "not asked for" not in done.err
 
 
@@ -263,10 +266,11 @@ def test_filters_remove_nothing_and_other_keys_fetch_anew(server, export, projec
 
 def test_runs_whose_history_is_as_before_are_counted(server, export):
     add_runs(server, one="g", two="g")
-    assert "unchanged" not in export("team/demo", "--include-history").err
+    done = export("team/demo", "--include-history")
+    assert (done.code, done.err) == (0, "team/demo: 2 runs (2 finished), 10 history rows\n")
     add_runs(server, three="g")
     done = export("team/demo", "--include-history")
-    assert "team/demo: 3 runs (3 finished), 15 history rows (2 runs unchanged)\n" in done.err
+    assert (done.code, done.err) == (0, "team/demo: 3 runs (3 finished), 15 history rows (2 runs unchanged)\n")
 
 
 def test_runs_without_rows_are_not_asked_for_each_time(server, export, out):
@@ -300,17 +304,19 @@ def test_the_advice_of_verify_gives_the_lost_values_back(server, export, call_ex
     server.add_run("team", "demo", "one")
     rows = [{"_step": step, "loss": step * 7919 % 1000 / 7} for step in range(2000)]
     server.add_history("team", "demo", "one", rows=rows)
-    export("team/demo", "--include-history")
+    assert export("team/demo", "--include-history").code == 0
     before, file = demo().history, demo().history_file
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    assert (
-        "; restore it from a copy, or move it away and export again\n" in call_export("--verify", tmp_path / "out").err
-    )
+    done = call_export("--verify", tmp_path / "out")
+    assert done.code == 3
+    assert "; restore it from a copy, or move it away and export again\n" in done.err
     file.rename(tmp_path / "away.parquet")
-    assert " is missing; restore it from a copy, or export again\n" in call_export("--verify", tmp_path / "out").err
-    export("team/demo", "--include-history")
+    done = call_export("--verify", tmp_path / "out")
+    assert done.code == 3
+    assert " is missing; restore it from a copy, or export again\n" in done.err
+    assert export("team/demo", "--include-history").code == 0
     assert call_export("--verify", tmp_path / "out").code == 0
     assert demo().history.equals(before)
 
@@ -331,14 +337,21 @@ def test_values_that_only_some_runs_lose_are_named(server, export, demo):
     assert export("team/demo", "--include-history").code == 0
     done = export("team/demo", "--include-history", "--group", "g", "--history-keys", "a/x")
     removed = "removed from the history, because they were not asked for this time: "
+    assert done.code == 0
     assert f"{removed}b/y\n" in done.err
     assert demo().history.filter(run_id="one")["metric_b_y"].count() == 0
     again = export("team/demo", "--include-history", "--group", "g", "--history-keys", "a/x")
+    assert again.code == 0
     assert removed not in again.err  # only once
-    assert removed in export("team/demo", "--include-history", "--group", "h", "--history-keys", "a/x").err
+    other = export("team/demo", "--include-history", "--group", "h", "--history-keys", "a/x")
+    assert other.code == 0
+    assert f"{removed}b/y\n" in other.err
     add_runs(server, three="i")
-    assert removed not in export("team/demo", "--include-history", "--group", "i", "--history-keys", "b/y").err
+    new = export("team/demo", "--include-history", "--group", "i", "--history-keys", "b/y")
+    assert new.code == 0
+    assert removed not in new.err
     all_ = export("team/demo", "--include-history")
+    assert all_.code == 0
     assert removed not in all_.err
     assert demo().history["metric_b_y"].count() == 15
 
@@ -455,7 +468,9 @@ def test_a_log_cut_to_nothing_costs_the_run_nothing(tmp_path, export_logs, out):
     assert export_logs("--include-history").code == 0
     file.write_bytes(HEADER + b"\0" * 3)
     done = export_logs("--include-history", "--prune")
-    assert done.code in (0, 3), done.err
+    assert done.code == 0, done.err
+    assert "skipped: 1 log without a record\n" in done.err
+    assert "1 run of an earlier export kept\n" in done.err
     assert set(runs_of(out)["id"]) == {"abc", "other"}
     assert steps_of(out, "abc") == list(range(30))
 
@@ -602,6 +617,7 @@ def test_a_run_that_was_synced_only_in_part(server, tmp_path, export, export_log
     assert export_logs("--include-history").code == 0
     add_runs(server, one="g")  # five rows
     done = export("team/demo", "--include-history")
+    assert done.code == 0
     assert "1 run kept from the earlier export, which has more rows: one\n" in done.err
     assert (demo().history.height, demo().metadata["kept_fuller"]) == (9, ["one"])
     server.add_history("team", "demo", "one", rows=[{"_step": step, "a/x": 1} for step in range(5, 10)])
@@ -633,12 +649,18 @@ def test_newer_output_that_a_tail_leaves_out_is_named(server, export):
     for run_id in ("one", "two"):
         server.add_console("team", "demo", run_id, lines(9))
     assert export("team/demo", "--console").code == 0
-    assert "newer output" not in export("team/demo", "--console-lines", 3).err
+    done = export("team/demo", "--console-lines", 3)
+    assert done.code == 0
+    assert "newer output" not in done.err
     server.add_console("team", "demo", "one", lines(2))
     server.change_run("team", "demo", "one", heartbeat_at="2026-02-01T00:00:00Z")
     said = "; newer output of one is left out, as more lines are there: use --console\n"
-    assert said in export("team/demo", "--console-lines", 3).err
-    assert "newer output" not in export("team/demo", "--console").err
+    done = export("team/demo", "--console-lines", 3)
+    assert done.code == 0
+    assert said in done.err
+    done = export("team/demo", "--console")
+    assert done.code == 0
+    assert "newer output" not in done.err
 
 
 def test_a_sample_of_system_metrics_replaces_a_longer_one(server, export, tmp_path):

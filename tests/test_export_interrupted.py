@@ -19,6 +19,8 @@ from exports import (  # noqa: F401 - fixtures
     add_run,
     add_runs,
     asked_for,
+    children_of,
+    command_line,
     demo_project,
     ended,
     export_from_server,
@@ -129,10 +131,6 @@ def test_an_interruption_whose_tidying_up_fails_is_one_all_the_same(monkeypatch,
 # --- killed ---------------------------------------------------------------------------------------------------
 
 
-def children_of(process: subprocess.Popen[str]) -> list[int]:
-    return list(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the script's own processes there")
 @pytest.mark.parametrize("n", [3, 5_000])  # one page, or several at once
 def test_whatever_becomes_of_its_processes_the_export_ends(server, start, out, n):
@@ -141,8 +139,8 @@ def test_whatever_becomes_of_its_processes_the_export_ends(server, start, out, n
     hang = server.fault("hang", match={"field": "runs", "above_first": 1}, times=1)
     process = start("team/demo", "--workers", 4, *QUICK)
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
-    for child in children_of(process):
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+    for child in children_of(process.pid):
+        if b"spawn_main" in command_line(child):
             os.kill(child, signal.SIGKILL)
     server.clear_faults()
     done = Done(process.wait(60), *process.communicate())
@@ -155,15 +153,16 @@ def test_whatever_becomes_of_its_processes_the_export_ends(server, start, out, n
 # --- leftovers ------------------------------------------------------------------------------------------------
 
 
-def test_leftovers_of_a_killed_export_are_removed(logs, tmp_path, call_export):
+def test_leftovers_of_a_killed_export_are_removed_by_one_of_logs(logs, tmp_path, call_export):
     work = tmp_path / "out" / ".wandb_tools" / "work"
     work.mkdir(parents=True)
     (work / "left.parquet").touch()
     assert call_export("--offline", logs, "-o", tmp_path / "out").code == 0
     assert not work.exists()
+    assert not (tmp_path / "out" / "left.parquet").exists()
 
 
-def test_what_a_killed_export_was_writing_is_removed(server, export, tmp_path):
+def test_leftovers_of_a_killed_export_are_removed_by_one_from_a_server(server, export, tmp_path):
     server.add_runs("team", "demo", 3, keys=8)
     work = tmp_path / "out" / ".wandb_tools" / "work"
     work.mkdir(parents=True)

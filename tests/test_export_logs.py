@@ -28,6 +28,7 @@ from exports import (  # noqa: F401 - fixtures
     out_folder,
     paths_of,
     read_alone,
+    repr_of,
     rows_alone,
     two_logs,
     without_times,
@@ -199,11 +200,6 @@ def test_no_wrong_value_from_a_damaged_log(tmp_path, file, data):
     true_rows, rows = ([repr_of(row) for row in rows_alone(log)] for log in (true, found))
     assert is_subsequence(rows, true_rows)
     assert len(rows) == len(true_rows) or found.damage or found.torn
-
-
-def repr_of(row: dict[str, float]) -> dict[str, str]:
-    """Comparable where NaN stands, and where a column lost its fractions to damage."""
-    return {name: repr(float(value)) for name, value in row.items()}
 
 
 def test_record_that_protobuf_refuses(tmp_path, export):
@@ -392,8 +388,12 @@ def test_the_metadata_are_named_where_they_are_written(tmp_path, export_logs):
     add_log(tmp_path, "good")
     for number in range(12):
         add_log(tmp_path, f"bad{number}").write_text(LFS_POINTER)
-    assert "error: 2 more, all listed in the metadata file: a git-LFS pointer" in export_logs().err
-    assert "error: 2 more: a git-LFS pointer" in export_logs("--dry-run").err
+    done = export_logs()
+    assert done.code == 3
+    assert "error: 2 more, all listed in the metadata file: a git-LFS pointer" in done.err
+    done = export_logs("--dry-run")
+    assert done.code == 3
+    assert "error: 2 more: a git-LFS pointer" in done.err
 
 
 def test_a_run_without_a_row_is_counted(tmp_path, export_logs, demo):
@@ -418,6 +418,7 @@ def test_logs_of_one_run_that_share_steps_lose_no_metric(tmp_path, export_logs, 
         started_at = START + timedelta(hours=hours)
         write_log(tmp_path / "logs", "abc", rows=logged, started_at=started_at, entity="team", project="demo")
     done = export_logs("--include-history")
+    assert done.code == 0
     assert "steps that are in several logs of a run have the values of the last one: abc (2 steps)" in done.err
     values = demo().history.select("metric_a", "metric_b", "metric_c").fill_nan(-1).rows()
     assert values == [(1.0, None, 4), (-1.0, 3, None)]
@@ -438,10 +439,13 @@ def test_a_log_without_an_entity_belongs_to_the_run_whose_other_log_names_one(tm
     add_log(tmp_path, "abc", rows=2, first_step=3, started_at=START + timedelta(hours=1))
     add_log(tmp_path, "abc", started_at=START + timedelta(hours=2), entity="", project="elsewhere")
     done = export_logs("--include-history")
+    assert done.code == 0
     assert "team/demo: 1 run (1 finished), 5 history rows\n" in done.err
     assert "offline/elsewhere: 1 run" in done.err
     add_log(tmp_path, "abc", started_at=START + timedelta(hours=3), entity="other")  # now it could be of either
-    assert "offline/demo: 1 run (1 finished), 3 history rows" in export_logs("--include-history").err
+    done = export_logs("--include-history")
+    assert done.code == 0
+    assert "offline/demo: 1 run (1 finished), 3 history rows" in done.err
 
 
 def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_logs):
@@ -450,14 +454,19 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
     add_log(tmp_path, "c", entity="", project="")
     done = export_logs()
     advice = "to export them as one project, use -e team -p demo and a new -o"
+    assert done.code == 0
+    assert done.err.count("without an entity") == 1
     assert f"in project demo, 1 run without an entity, others of team; {advice}\n" in done.err
     add_log(tmp_path, "d", entity="crew")
-    assert "others of crew, team; to export them as one project, use -e crew" in export_logs().err
+    done = export_logs()
+    assert done.code == 0
+    assert "others of crew, team; to export them as one project, use -e crew" in done.err
     add_log(tmp_path, "e", entity="other", project="uncategorized")  # the advice for the one would harm the other
-    err = export_logs().err
-    assert "use -e crew -p demo" in err
-    assert "in project uncategorized, 1 run without an entity, others of other; " in err
-    assert "use -e other -p uncategorized" in err
+    done = export_logs()
+    assert done.code == 0
+    assert "use -e crew -p demo" in done.err
+    assert "in project uncategorized, 1 run without an entity, others of other; " in done.err
+    assert "use -e other -p uncategorized" in done.err
 
 
 # --- what a log holds -----------------------------------------------------------------------------------------
@@ -470,10 +479,12 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
         (1, 0, "failed"),
         (255, 0, "failed"),
         (254, 0, "crashed"),
+        (None, 0, "running"),
         (None, 299, "running"),
         (None, 301, "crashed"),
         (None, -299, "running"),
         (None, -301, "crashed"),
+        (None, 3_600, "crashed"),
     ],
 )
 def test_state_of_a_log(monkeypatch, exit_code, age, state):
@@ -481,24 +492,6 @@ def test_state_of_a_log(monkeypatch, exit_code, age, state):
     assert export_runs.offline_state(exit_code, START - timedelta(seconds=age)) == state
     preempted = {"running": "preempting", "finished": "finished"}.get(state, "preempted")
     assert export_runs.offline_state(exit_code, START - timedelta(seconds=age), is_preempting=True) == preempted
-
-
-@pytest.mark.parametrize(
-    ("exit_code", "age_s", "is_preempting", "state"),
-    [
-        (0, 0, True, "finished"),
-        (1, 0, False, "failed"),
-        (1, 0, True, "preempted"),
-        (254, 0, False, "crashed"),
-        (None, 0, False, "running"),
-        (None, 0, True, "preempting"),
-        (None, 3_600, False, "crashed"),
-        (None, 3_600, True, "preempted"),
-    ],
-)
-def test_the_state_of_a_log(exit_code, age_s, is_preempting, state):
-    newest = export_runs.now() - timedelta(seconds=age_s)
-    assert export_runs.offline_state(exit_code, newest, is_preempting=is_preempting) == state
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "1", "[2, 3]"]))))
@@ -540,7 +533,7 @@ def test_configs_too_deep_to_be_written_cost_only_their_run(tmp_path, export):
 def test_numbers_inside_of_a_media_object_are_no_metrics(tmp_path, export):
     number, media = {("m", "n"): "1", "loss": "0.5"}, {("m", "n"): "2", ("m", "_type"): '"image-file"', "loss": "0.25"}
     write_log(tmp_path / "logs", "a", rows=[number, media, number])
-    export("--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history")
+    assert export("--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history").code == 0
     project = exported(tmp_path / "out", "offline_uncategorized")
     both = {("m", "n"): 1, ("loss",): 0.5}
     assert project.rows() == [(0, both), (1, {("loss",): 0.25}), (2, both)]

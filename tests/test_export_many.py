@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Done, wait_until
-from exports import QUICK, SCRIPT, exported, own_server, paths_of  # noqa: F401 - fixtures
+from exports import QUICK, SCRIPT, children_of, command_line, exported, own_server, paths_of  # noqa: F401 - fixtures
 from log_files import START, write_log
 
 if TYPE_CHECKING:
@@ -262,17 +262,6 @@ def ignores_ctrl_c(process: int) -> bool:
         ignored = re.search(r"^SigIgn:\s*([0-9a-f]+)$", status, re.MULTILINE)
         return bool(ignored and int(ignored[1], 16) & 1 << (signal.SIGINT - 1))
     return False
-
-
-def command_line(process: int) -> bytes:
-    with suppress(OSError):
-        return Path(f"/proc/{process}/cmdline").read_bytes()
-    return b""
-
-
-def children_of(process: int) -> list[int]:
-    lists = Path(f"/proc/{process}/task").glob("*/children")
-    return [int(child) for children in lists for child in children.read_text().split()]
 
 
 # --- exports into one folder ----------------------------------------------------------------------------------

@@ -140,23 +140,22 @@ def test_a_run_that_stands_twice_in_a_page_is_one_row(server, export, out):
     assert history_of(out).height == 15
 
 
-def test_a_failure_of_a_run_on_two_pages_is_one(server, export, project):
-    for number in range(1, 6):
-        server.add_run("team", "demo", f"r{number}", config="[]", created_at=f"2026-01-0{number}T00:00:00Z")
-    server.configure(page_limit=3)
-    assert export("team/demo", *QUICK).code == 3
-    assert names_of_failed(project("demo")) == [(f"r{number}", "config") for number in range(1, 6)]
-
-
-def test_a_failure_of_a_run_in_two_pages_is_listed_once(server, export, demo):
-    server.add_runs("team", "demo", 700, keys=8)
+@pytest.mark.parametrize(
+    ("runs", "page_limit", "created_at"),
+    [
+        (5, 3, lambda number: f"2026-01-0{number + 1}T00:00:00Z"),
+        (700, 150, lambda number: f"2026-01-01T00:00:{number // 100:02}Z"),
+    ],
+    ids=["a run a day", "a hundred runs a second"],
+)
+def test_a_failure_of_a_run_on_two_pages_is_listed_once(server, export, demo, runs, page_limit, created_at):
+    server.add_runs("team", "demo", runs, keys=8)
     for number, run in enumerate(server.project("team", "demo").runs.values()):
-        server.change_run("team", "demo", run.id, created_at=f"2026-01-01T00:00:{number // 100:02}Z", config="[]")
-    server.configure(page_limit=150)
-    done = export("team/demo")
-    server.configure(page_limit=1_000)
-    assert done.code == 3
-    assert [failure["run"] for failure in demo().metadata["failed"]] == sorted(demo().runs["id"])
+        server.change_run("team", "demo", run.id, created_at=created_at(number), config="[]")
+    server.configure(page_limit=page_limit)
+    assert export("team/demo", *QUICK).code == 3
+    assert names_of_failed(demo()) == [(f"run{number:06d}", "config") for number in range(runs)]
+    assert sorted(demo().runs["id"]) == [f"run{number:06d}" for number in range(runs)]
 
 
 # --- runs that the server cannot return -----------------------------------------------------------------------
@@ -348,7 +347,7 @@ def test_odd_runs_spoil_nothing(server, export, project):
     columns = {path: name for path, name in paths_of(odd.runs_file).items() if name.startswith("metric_")}
     for run_id, numbers in ODD_NUMBERS.items():
         found = {path: rows[run_id][name] for path, name in columns.items() if rows[run_id][name] is not None}
-        assert repr_of([(0, found)]) == repr_of([(0, numbers)]), run_id
+        assert repr_of(found) == repr_of(numbers), run_id
     assert (rows["no-user"]["user"], rows["no-name"]["user"]) == (None, "tester")
     assert (rows["no-name"]["name"], rows["empty-name"]["name"]) == ("no-name", "empty-name")
     assert rows["unheard-of-state"]["state"] == "hibernating"

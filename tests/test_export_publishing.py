@@ -263,7 +263,9 @@ def test_an_unreadable_earlier_file_costs_its_project_alone(tmp_path, export_log
         assert str(out / f"team_{project}_runs.parquet") in done.out.splitlines()
         assert steps_of(out, project, f"team_{project}") == list(range(5))
         assert metadata_of(out, f"team_{project}")["status"] == "complete"
-    told = json.loads(export_logs("--include-history", "--json").out)["exports"]
+    done = export_logs("--include-history", "--json")
+    assert done.code == 3, done.err
+    told = json.loads(done.out)["exports"]
     assert {row["project"]: row["status"] for row in told} == {"bad": "failed", "good": "complete", "other": "complete"}
 
 

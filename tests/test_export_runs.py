@@ -451,12 +451,14 @@ def test_again_is_the_same(recorded, tmp_path, export):
     (logs,) = {file.parent.parent for file in recorded.logs.rglob("run-many.wandb")}
     arguments = ["--offline", logs, "-p", "r*,d*,c*", "-e", "offline", "-o", tmp_path / "out", "--include-history"]
     done = export(*arguments)
+    assert done.code == 0, done.err
     stems = [Path(name).name.removesuffix("_runs.parquet") for name in done.out.splitlines()]
     first = {stem: exported(tmp_path / "out", stem) for stem in stems}
     before = {
         s: (without_times(e.runs), e.history, facts_of(e.history_file), paths_of(e.runs_file)) for s, e in first.items()
     }
-    assert export(*arguments).out == done.out
+    again = export(*arguments)
+    assert (again.code, again.out) == (0, done.out)
     assert len(before) >= 6
     for stem, (runs, history, facts, paths) in before.items():
         again = exported(tmp_path / "out", stem)
@@ -620,6 +622,7 @@ def test_the_home_folder(tmp_path, call_export):
 
 def test_without_history(logs, tmp_path, export):
     done = export("--offline", logs, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
     assert done.out == f"{tmp_path / 'out' / 'team_demo_runs.parquet'}\n"
     assert not (tmp_path / "out" / "team_demo_history.parquet").exists()
     runs = pl.read_parquet(tmp_path / "out" / "team_demo_runs.parquet")
