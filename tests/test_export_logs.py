@@ -226,20 +226,20 @@ def test_record_that_protobuf_refuses(tmp_path, export):
 
 
 def test_a_damaged_row_leaves_no_values(tmp_path):
-    """Those before the damage are removed, also where no other row has the metric."""
-    proto, glance = export_runs.wandb_proto(), export_runs.glance_class()
-    names = [("_timestamp", "lost", "both"), ("_timestamp", "both"), ("_timestamp", "later")]
+    """Those before the damage are removed."""
+    proto, record_class = export_runs.wandb_proto(), export_runs.record_class()
+    names = [("_timestamp", "both"), ("_timestamp", "both"), ("_timestamp", "later")]
     records = [proto.Record(run=proto.RunRecord(run_id="a")).SerializeToString()]
     for step, keys in enumerate(names):
         items = [proto.HistoryItem(nested_key=[key], value_json=str(step)).SerializeToString() for key in keys]
-        number = b"\xff" if step == 0 else proto.HistoryStep(num=step).SerializeToString()
-        records.append(glance(history={"item": items, "other": [number]}).SerializeToString())
+        items += [b"\xff"] if step == 1 else []
+        records.append(record_class(history={"item": items, "step": {"num": step}}).SerializeToString())
     file = tmp_path / "run-a.wandb"
     file.write_bytes(log_of(records))
     log = read_alone(file, tmp_path)
-    assert [damage.partition(":")[0] for damage in log.damage] == ["record 2"]
+    assert [damage.partition(":")[0] for damage in log.damage] == ["record 3"]
     both, later = (export_runs.column_key((name,)) for name in ("both", "later"))
-    expected = [{"order": 1, "_timestamp": 1.0, both: 1}, {"order": 2, "_timestamp": 2.0, later: 2}]
+    expected = [{"order": 0, "_timestamp": 0.0, both: 0}, {"order": 2, "_timestamp": 2.0, later: 2}]
     assert rows_alone(log) == expected
     assert [part.dtypes for part in log.rows["history"].parts] == [{("both",): "Int64", ("later",): "Int64"}]
 

@@ -242,7 +242,7 @@ def test_numbers_in_json(texts):
     values = [json.loads(text) for text in texts]
     values = [NON_FINITE.get(value, value) if isinstance(value, str) else value for value in values]
     values = [int(v) if isinstance(v, bool) else v if isinstance(v, int | float) else None for v in values]
-    item, row_class = export_runs.wandb_proto().HistoryItem, export_runs.glance_class()
+    item, row_class = export_runs.wandb_proto().HistoryItem, export_runs.record_class()
     rows = export_runs.LogRows(Path(), WITH_HISTORY)
     rows.start(export_runs.Log(Path()))
     for text in texts:

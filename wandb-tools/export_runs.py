@@ -554,23 +554,25 @@ RECORD_FIELDS |= {name: name for name in ("entity", "notes", "job_type")}
 
 
 @cache
-def glance_class() -> Any:
-    """A protobuf class for records that leaves their history and summary items as bytes, as protobuf allows.
+def record_class() -> Any:
+    """The SDK's class of records, but with the items of history, summary and system metrics as bytes.
 
     A training log consists mostly of such items; as bytes they take a third of the time that as many objects would.
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-    kinds = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="wandb_tools/glance.proto", package="wandb_tools")
-    items, glance = file.message_type.add(name="Items"), file.message_type.add(name="Glance")
-    for number, name in ((1, "item"), (2, "other")):  # `other`: a row's step, or summary items removed
-        items.field.add(name=name, number=number, label=kinds.LABEL_REPEATED, type=kinds.TYPE_BYTES)
-    for number, name in ((2, "history"), (3, "summary")):  # their numbers in the record
-        glance.field.add(name=name, number=number, label=kinds.LABEL_OPTIONAL, type_name=".wandb_tools.Items")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance"))
+    sdk, file = wandb_proto().DESCRIPTOR, descriptor_pb2.FileDescriptorProto()
+    sdk.CopyToProto(file)
+    for message in file.message_type:
+        for each in message.field if message.name in ("HistoryRecord", "SummaryRecord", "StatsRecord") else ():
+            if each.name in ("item", "update", "remove"):
+                each.type = each.TYPE_BYTES  # which a message is in protobuf, too
+                each.ClearField("type_name")
+    pool = descriptor_pool.DescriptorPool()  # of its own: the names are the SDK's
+    for dependency in sdk.dependencies:
+        pool.AddSerializedFile(dependency.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{sdk.package}.Record"))
 
 
 @cache
@@ -663,7 +665,7 @@ def read_log(log: Log, rows: LogRows) -> None:
     """Fill in the contents of the log's file; its history, output and system metrics go to `rows`."""
     from google.protobuf.message import DecodeError
 
-    proto, glance_type = wandb_proto(), glance_class()
+    proto, record_type = wandb_proto(), record_class()
     changes: dict[bytes, bytes] = {}  # items of summary records: see `keep_last`
     logged: dict[bytes, bytes] = {}  # those of the history: its summary if there is no other
     try:
@@ -671,17 +673,19 @@ def read_log(log: Log, rows: LogRows) -> None:
             for payload in log_records(opened, log):
                 log.records += 1
                 try:
-                    glance = glance_type.FromString(payload)
-                    if glance.HasField("history"):
-                        rows.add_history(glance.history)
+                    record = record_type.FromString(payload)
+                    kind = record.WhichOneof("record_type")
+                    if kind == "history":
+                        rows.add_history(record.history)
                         into = changes if log.run.get("derived") else logged
-                        keep_last(into, () if into is logged and changes else glance.history.item)
-                    elif glance.HasField("summary"):
-                        keep_last(changes, [*glance.summary.item, *glance.summary.other])
+                        keep_last(into, () if into is logged and changes else record.history.item)
+                    elif kind == "summary":
+                        keep_last(changes, [*record.summary.update, *record.summary.remove])
                     else:
-                        apply_record(log, proto.Record.FromString(payload), rows)
+                        apply_record(log, record, rows)
                 except (DecodeError, RecursionError) as error:
                     rows.columns["history"].drop_row()
+                    rows.columns["system"].drop_row()
                     log.damage.append(f"record {log.records}: {error}")
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
@@ -714,7 +718,17 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
     """Store in `log` and `rows` what a record other than history and summary holds for an export."""
     kind = record.WhichOneof("record_type")
     log.kinds.add(kind)
-    if kind == "run":
+    if kind in ("output_raw", "stats", "output"):  # first, as these are the most
+        noted = getattr(record, kind)
+        stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
+        log.last_stamp = max(stamp, log.last_stamp)
+        if kind != "stats" and rows.options.console and noted.line:  # every other text of a progress bar is empty
+            stream = "stdout" if noted.output_type == noted.STDOUT else "stderr"
+            rows.add_output(noted.line, stamp, stream, is_line=kind == "output")
+        elif kind == "stats" and rows.options.system_metrics and (time_ := time_at(*stamp)):
+            runtime = (time_ - log.started_at).total_seconds() if log.started_at else None
+            rows.add_stats(noted.item, (log.records, runtime, time_.timestamp()))
+    elif kind == "run":
         # It is repeated as a whole when name, notes or tags change, but then its config has large ints as floats.
         run = record.run
         config = tree_of(run.config.update)
@@ -751,18 +765,6 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         log.exit_code, log.runtime_s = record.exit.exit_code, record.exit.runtime
     elif kind == "output_logger" and rows.options.console:  # by `write_logs`; the record has no time
         rows.add_output(record.output_logger.line, log.last_stamp, "stdout")
-    elif kind in ("stats", "output", "output_raw"):
-        noted = getattr(record, kind)
-        stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
-        log.last_stamp = max(stamp, log.last_stamp)
-        if kind != "stats" and rows.options.console and noted.line:  # every other text of a progress bar is empty
-            stream = "stdout" if noted.output_type == noted.STDOUT else "stderr"
-            rows.add_output(noted.line, stamp, stream, is_line=kind == "output")
-        elif kind == "stats" and rows.options.system_metrics and (time_ := time_at(*stamp)):
-            stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
-            stats["_runtime"] = (time_ - log.started_at).total_seconds() if log.started_at else None
-            leaves = flatten({item.key: from_json(item.value_json) for item in noted.item})
-            rows.add("system", stats | {"system." + ".".join(path): value for path, value in leaves})
 
 
 def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> None:
@@ -981,7 +983,6 @@ class LogRows:
 
     def start_part(self) -> None:
         self.columns = {"history": NumberColumns(), "system": NumberColumns()}
-        self.by_keys: dict[bytes, list[Any]] = {}  # lists of the history by the bytes of an item before its value
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
         self.columns[table].add(row)
@@ -994,11 +995,29 @@ class LogRows:
             self.flush()
 
     def add_history(self, row: Any) -> None:
-        """Add a row; `row` is the history of a `glance_class`. Short numbers of known metrics are read quickly."""
-        columns, by_keys, loads, plain = self.columns["history"], self.by_keys, orjson.loads, (int, float)
-        count = columns.rows
+        """Add a row; `row` is the history of a `record_class`."""
+        self.add_items("history", row.item)
+        columns = self.columns["history"]
+        steps = columns.lists[("_step",)]
+        if len(steps) == columns.rows:
+            # In shared mode rows have no step: the server numbers them.
+            steps.append(row.step.num if row.HasField("step") else self.history_rows)
+        self.history_rows += 1
+        self.end_row("history")
+
+    def add_stats(self, items: Sequence[bytes], clocks: Sequence[float | None]) -> None:
+        """Add a row of system metrics; `clocks` are its values of CLOCKS."""
+        self.add_items("system", items)
+        for path, value in zip(CLOCKS, clocks, strict=True):
+            self.columns["system"].lists[path].append(value)
+        self.end_row("system")
+
+    def add_items(self, table: str, items: Sequence[bytes]) -> None:
+        """Add the items of a row. Short numbers of known metrics are read quickly."""
+        columns, loads, plain = self.columns[table], orjson.loads, (int, float)
+        by_keys, count = columns.by_keys, columns.rows
         others: list[bytes] = []
-        for item in row.item:
+        for item in items:
             keys, _, value = item.rpartition(VALUE_TAG)
             numbers = by_keys.get(keys)
             try:
@@ -1013,26 +1032,20 @@ class LogRows:
             numbers.append(number)
         if any(b"_type" in item for item in others):  # numbers inside of a media object are no metrics
             columns.drop_row()
-            others = row.item
+            others = [*items]
         if others:
-            self.add_items(others)
-        steps = columns.lists[("_step",)]
-        if len(steps) == count:
-            # In shared mode rows have no step: the server numbers them.
-            steps.append(self.proto.HistoryStep.FromString(b"".join(row.other)).num if row.other else self.history_rows)
-        columns.values += len(row.item)
-        self.history_rows += 1
-        self.end_row("history")
+            self.add_other_items(table, others)
+        columns.values += len(items)
 
-    def add_items(self, items: Sequence[bytes]) -> None:
+    def add_other_items(self, table: str, items: Sequence[bytes]) -> None:
         """Add items of a row: of new metrics, and values that are no short numbers."""
         from google.protobuf.message import DecodeError
 
-        columns = self.columns["history"]
+        columns = self.columns[table]
         parsed, tree = [], dict[str, Any]()
         for content in items:
             try:
-                item = self.proto.HistoryItem.FromString(content)
+                item = self.proto.HistoryItem.FromString(content)  # one of system metrics has the same fields
             except DecodeError:  # a value that is no UTF-8, but not one of damaged keys, costs only itself
                 item = self.proto.HistoryItem.FromString(content.rpartition(VALUE_TAG)[0] or content)
                 item.value_json = '""'
@@ -1041,12 +1054,15 @@ class LogRows:
             text = item.value_json or item.json
             value = from_json(text) if text else None if kind == "none" else getattr(item, kind)
             put(tree, path, value)
+        if table == "system":
+            tree = {"system." + ".".join(path): value for path, value in flatten(tree)}
         columns.add(tree)
         for item, content in zip(parsed, items, strict=True):
             # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed once.
             keys = self.proto.HistoryItem(key=item.key, nested_key=item.nested_key).SerializeToString()
-            if content.startswith(keys + VALUE_TAG) and path_of(item) in columns.lists:
-                self.by_keys[keys] = columns.lists[path_of(item)]
+            path = ("system." + item.key,) if table == "system" else path_of(item)
+            if content.startswith(keys + VALUE_TAG) and path in columns.lists:
+                columns.by_keys[keys] = columns.lists[path]
 
     def add_output(self, text: str, stamp: tuple[int, int], stream: str | None, *, is_line: bool = False) -> None:
         """Add output of the program. A line has the time (see `time_at`) of its first character."""
@@ -1054,7 +1070,7 @@ class LogRows:
         # SDKs before 0.13 log lines, one for each state of a progress bar.
         replaces = is_line and screen and at == len(screen) and is_next_state(screen[-1][-1][-1], text)
         text = "\x1b[A\x1b[2K" + text if replaces else text  # first to the line before, and erase it
-        for piece in CURSOR_MOVE.split(text):
+        for piece in CURSOR_MOVE.split(text) if "\n" in text or "\x1b" in text else (text,):
             if piece == "\x1b[A":  # up
                 at = max(at - 1, 0)
             elif piece in ("\n", "\x1b[B"):  # down
@@ -1161,6 +1177,7 @@ class NumberColumns:
 
     def __init__(self) -> None:
         self.lists: dict[KeyPath, list[Any]] = {clock: [] for clock in CLOCKS}
+        self.by_keys: dict[bytes, list[Any]] = {}  # some of these lists by the bytes of an item before its value
         self.others: set[KeyPath] = set()  # of values that are no numbers
         self.rows = self.values = 0  # how many
 
@@ -1194,8 +1211,10 @@ class NumberColumns:
 
 def resize(values: list[Any], rows: int) -> None:
     """Let a list end before row number `rows`: rows that lack a value have None."""
-    del values[rows:]  # a key twice in one row: the later value replaces the earlier
-    values.extend([None] * (rows - len(values)))
+    missing = rows - len(values)
+    if missing < 0:  # a key twice in one row: the later value replaces the earlier
+        del values[rows:]
+    values += [None] * missing
 
 
 def write_parts(histories: Mapping[str, History], folder: Path) -> None:
