@@ -361,6 +361,27 @@ def test_all_settings_of_a_random_search_are_told(tmp_path):
     answer = answered(file, "-g", "!seed", "-m", "test/mse")
     assert "grouped by all settings that vary: dropout, lr, width\n" in answer.err
     assert "best of demo: dropout 0, lr 0.001, width 8 (mean 0 of 1 run)" in answered(file, "--best-per", "project").err
+    configs = [{"lr": 0.001 + n / 700, "decay": 0.1 + n / 900} for n in range(8)]  # all are numbers
+    file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"test/mse": n}) for n, c in enumerate(configs)])
+    assert "settings that vary: decay, lr\n" in answered(file, "-g", "!seed", "-m", "test/mse").err
+
+
+def test_a_number_that_another_setting_determines_is_not_told(tmp_path):
+    """Each model has its own learning rate: they are no grid of both."""
+    configs = [{"model": "abcd"[n], "lr": 0.1 / (n + 1), "seed": seed} for n in range(4) for seed in range(3)]
+    file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"test/mse": n}) for n, c in enumerate(configs)])
+    assert answered(file, "-g", "!seed", "-m", "test/mse").err.count(", lr") == 0
+    assert "4 of 4 combinations have a run" in answered(file, "--varying").out
+
+
+def test_groups_are_named_in_the_order_of_their_columns(tmp_path):
+    configs = [{"a": n // 8, "b": n // 4 % 2, "c": n // 2 % 2, "d": n % 2} for n in range(16)]
+    runs = [Run(f"r{n}{i}", config=c, summary={"loss": n + i}) for n, c in enumerate(configs) for i in range(2)]
+    runs += [Run("other", config={"a": 7, "b": 8, "c": 9, "d": 2}, summary={"loss": -9.0})]
+    answer = answered(write_runs(tmp_path, runs), "-g", "d,c,b,a", "-m", "loss", "--ascending", COLUMNS="120")
+    heads, best = answer.out.splitlines()[1].split(), answer.out.splitlines()[3].split()
+    settings = [cell for head, cell in zip(heads, best, strict=False) if head in "abcd"]
+    assert f"only one value in {'/'.join(settings)}" in answer.out
 
 
 def test_many_groups_are_told_apart_by_what_fits(tmp_path):

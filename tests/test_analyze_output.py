@@ -375,13 +375,25 @@ def test_a_picture_shows_the_mean_of_a_group_while_most_of_its_runs_go_on(tmp_pa
     rows = [row for n in range(10) for row in steps(f"{n}", [1.0 + n // 5] * (3 if n % 5 else 9))]
     write_history(tmp_path, [row if row[0] != "5" else (*row[:2], 0.1) for row in rows])
     answer = answered(file, "--curves", "loss", "-g", "g", "--x", "step", "-o", tmp_path / "c.html")
-    assert "a curve ends with its last run, in pictures with half of them" in answer.err
+    assert "a curve ends with its last run, in pictures where half of them have ended" in answer.err
     text = (tmp_path / "c.html").read_text("utf-8")
     (chart,) = json.loads(text.rpartition("<script>")[2].partition(".forEach((spec")[0])
     assert {point["x"] for point in chart["data"]["values"]} == {0, 1, 2}
     found = document(file, "--curves", "loss", "-g", "g", "--x", "step")["curves"]
     assert [row["n"] for row in found if row["config_g"] == "y"] == [5, 5, 5, 1, 1, 1, 1, 1, 1]
     assert found[0]["config_g"] == "x"  # by the last mean that most runs of the group have
+
+
+def test_a_picture_shows_a_group_from_its_first_run_on_until_half_have_ended(tmp_path):
+    file = write_runs(tmp_path, [Run(run, config={"g": run[0]}) for run in ("x1", "x2", "y1", "y2", "y3")])
+    ends = {"x1": (0, 9), "x2": (0, 4), "y1": (0, 9), "y2": (5, 9), "y3": (6, 9)}
+    rows = [(run, step, 1.0) for run, (first, last) in ends.items() for step in range(first, last)]
+    write_history(tmp_path, rows)
+    answered(file, "--curves", "loss", "-g", "g", "--x", "step", "-o", tmp_path / "c.html")
+    text = (tmp_path / "c.html").read_text("utf-8")
+    (chart,) = json.loads(text.rpartition("<script>")[2].partition(".forEach((spec")[0])
+    drawn = {name: [p["x"] for p in chart["data"]["values"] if p["name"] == name] for name in "xy"}
+    assert drawn == {"x": [0, 1, 2, 3], "y": [*range(9)]}
 
 
 @pytest.mark.parametrize("ending", ["html", "md", "tex"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import math
 import os
 import re
 import subprocess
@@ -730,6 +731,9 @@ def test_metrics_of_runs_in_other_states_are_not_said_to_be_in_histories_alone(t
     write_history(tmp_path, steps("r0", [2.0, 1.0]))
     answer = answered(file)
     assert "only runs in other states have metrics: use --state all" in answer.out
+    assert "use --state all or another -m" in ask(file, "--top", 1, "-m", "loss").err
+    nowhere = write_runs(tmp_path / "nan", [Run("a", config={"lr": 1}, summary={"loss": math.nan})])
+    assert "use another -m" in ask(nowhere, "--top", 1, "-m", "loss", "-g", "lr:3").err
     assert "histories" not in answer.out
     answer = ask(file, "--top", 1)
     assert (answer.code, answer.out) == (2, "")

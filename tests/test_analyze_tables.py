@@ -332,7 +332,7 @@ def test_ranges_are_never_shortened(tmp_path):
     """`0.00079…00233729` reads as one number."""
     configs = [{"lr": 0.0007891234567 * (n + 1), "m": "ab"[n % 2]} for n in range(16)]
     runs = [Run(f"run-of-{n}", config=config, summary={"loss": n / 7}) for n, config in enumerate(configs)]
-    out = answered(write_runs(tmp_path, runs), "-g", "lr:4,m", "-m", "loss").out
+    out = answered(write_runs(tmp_path, runs), "-g", "lr:4,m", "-m", "loss", COLUMNS="60").out
     cells = [line.split()[0] for line in out.splitlines() if line.startswith("0.00")]
     assert cells
     assert not [cell for cell in cells if "…" in cell]

@@ -408,6 +408,14 @@ def test_the_end_of_a_run_that_was_resumed_online_without_rows(tmp_path, export)
     assert run["heartbeat_at"] == later + timedelta(seconds=9)
 
 
+@pytest.mark.parametrize("stamp", ["1" + "0" * 400, '"NaN"', '"soon"', "null", "1e308", "[]", "-1e999"])
+def test_an_odd_time_in_a_summary_costs_nothing_else(tmp_path, export, stamp):
+    write_log(tmp_path / "logs", "a", summary={"_timestamp": stamp, "_runtime": "1"})
+    done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert exported(tmp_path / "out", "offline_uncategorized").run["state"] == "finished"
+
+
 @pytest.mark.parametrize(
     ("sdk", "last", "seconds"),
     [

@@ -847,9 +847,9 @@ def say_about_metric(metric: Metric, study: Study) -> None:
             best = finite(metric.column).min() if metric.goal == "minimize" else finite(metric.column).max()
             frames = runs.frame.select(best), study.any_state.frame.select(best)
             of_runs, of_all = (collected(frame).item() for frame in frames)
-            has = ("has" if n == 1 else "have") + f" {metric.name}"
-            has += " (the best value is among them)" * (of_runs != of_all)
-            say(f"{n:,} of {counted(dropped, 'run')} in other states {has}; --state all includes them")
+            where = f"{n:,} of {counted(dropped, 'run')} in other states {'has' if n == 1 else 'have'} {metric.name}"
+            is_better = " (the best value is among them)" if of_runs != of_all else ""
+            say(f"{where}{is_better}; --state all includes them")
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
@@ -874,7 +874,8 @@ def top(study: Study) -> list[Result]:
     ranked = candidates.sort(metric.column, *KEY, descending=descending, nulls_last=True)
     best = collected(ranked.head(options.top or (10 if options.report else 5)))
     if best.is_empty():
-        how = "--state all or " * (runs.frame is not study.any_state.frame) + "another -m (--schema lists all)"
+        is_in_others = collected(study.any_state.frame.select(value.is_finite().any())).item()
+        how = "--state all or " * is_in_others + "another -m (--schema lists all)"
         raise ScriptError(f"no run has a finite {metric.label}; use {how}", NOTHING_USABLE)
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
     value_columns = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
@@ -932,6 +933,9 @@ def groups(study: Study, metric: Metric) -> Result:
     table = group_statistics(runs, by, metric, stat, metric.beside(f"{options.value}_step"))
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
+    if len(varying) > 3:  # perhaps more than fit
+        varying = first_apart(table.head(MOST_ROWS["groups"]), varying)
+        apart = [*varying, *constant]
     statistics = [name for name in STATISTICS if name in table.columns]
     asked = [*dict.fromkeys(name if name in STATISTICS else find_column(name, runs) for name in options.columns)]
     shown = [column for column in asked if column in {*by, *statistics}]
@@ -946,8 +950,8 @@ def groups(study: Study, metric: Metric) -> Result:
         numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
         rest = [name for name in ("min", "median", "max") if name != stat]
         first = [*varying, *sizes, *numbers]
-        if len(varying) > 3:  # perhaps more than fit
-            first = [*sizes, *numbers, *first_apart(table.head(MOST_ROWS["groups"]), varying)]
+        if len(varying) > 3:  # numbers always fit
+            first = [*sizes, *numbers, *varying]
         best = [name for name in ("best_run", "best_step") if name in statistics]
         shown = [*first, *lost, *best, *rest]
     heads = labels([*by, *statistics], runs)
@@ -1048,7 +1052,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     if len(wanted) < len(names):
         table, settings, notes = varying_settings(runs, excluded=excluded)
         by = [column for column in settings if column not in excluded]
-        apart = independent(table, by)
+        apart = settings_apart(table, by)
         left_out = [runs.label(column) for column in settings if column in excluded]
         exceptions = f", except {some_of(left_out)}" if left_out else ""
         if not by:
@@ -1132,15 +1136,20 @@ def first_apart(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     return [*dict.fromkeys([*apart, *columns])]
 
 
+def settings_apart(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+    """The independent columns, and all numbers drawn at random: any of these would stand for all other settings."""
+    combinations = table.select(columns).unique()
+    drawn = [column for column in columns if combinations[column].n_unique() == combinations.height > 3]
+    if not drawn or not all(combinations[column].dtype.is_float() for column in drawn):
+        return independent(table, columns)  # such as names of models, each with its own learning rate
+    others = [column for column in columns if column not in drawn]
+    chosen = {*drawn, *(independent(table, others) if others else ())}
+    return [column for column in columns if column in chosen]
+
+
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """Few of the columns that still distinguish all combinations: without `data.nodes` if `data.name` determines it."""
     combinations, chosen = table.select(columns).unique(), list(columns)
-    # Numbers drawn at random differ in every combination: any of them would stand for all other settings.
-    floats = [column for column in columns if combinations[column].dtype.is_float()]
-    drawn = [column for column in floats if combinations[column].n_unique() == combinations.height > 3]
-    if drawn and len(drawn) < len(columns):
-        others = independent(table, [column for column in columns if column not in drawn])
-        return [column for column in columns if column in {*drawn, *others}]
     # A row's hash is the sum of its cells' hashes: a column's can be subtracted. To count the rows of all other columns
     # for each column takes 17 s for 2,000 settings, and this 0.8 s.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
@@ -1178,7 +1187,7 @@ def best_settings(study: Study) -> Runs:
     metric = study.metrics[0]
     runs, per, _ = grouping(study.options.best_per, study.runs)
     table, settings, _ = varying_settings(runs)
-    settings = independent(table, [c for c in settings if c not in {*per, *seeds_of(runs)}])
+    settings = settings_apart(table, [c for c in settings if c not in {*per, *seeds_of(runs)}])
     if not settings:
         raise ScriptError("--best-per: no other setting varies, seeds apart: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
@@ -1955,9 +1964,10 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
         table, y = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
         size, spread = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in ", table["n"].n_unique() > 1
-        number, half = (", their number in brackets", ", in pictures with half of them") if spread else ("", "")
-        end = f"a curve ends with its last run{half}"
-        notes.append(f"each value is the mean of the runs that have one there{number}; {end}")
+        number, half = ", their number in brackets" * spread, ", in pictures where half of them have ended" * spread
+        notes.append(
+            f"each value is the mean of the runs that have one there{number}; a curve ends with its last run{half}"
+        )
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
         if lost.height:
             lost_runs = f", {lost.height} diverged"
@@ -1973,7 +1983,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     firsts = table.unique(RANK, keep="first", maintain_order=True)
     names = row_names(firsts, study.apart) if study.by else [*run_labels(firsts)]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-    most = table.select(2 * logged > logged.max().over(RANK)).to_series()
+    end = pl.col("x").filter(2 * logged > logged.max()).max().over(RANK)  # later on, the mean of a few could jump
+    is_drawn = table.select(pl.col("x") <= end).to_series()
     drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=named, rank=RANK)
     ranked = "best" if goal else "lowest"  # last values come first
     if len(names) > MOST_CURVES:
@@ -1984,7 +1995,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *columns)
-    chart = value, axis, drawn.filter(most)
+    chart = value, axis, drawn.filter(is_drawn)
     return Result("curves", title, table, view, [*notes, *sparklines], chart=chart, unseen=unseen, ranked=ranked)
 
 
@@ -2417,7 +2428,8 @@ def made_table(result: Result, columns: Sequence[TableColumn], form: Any, link: 
         is_safe = re.compile(r"https?://[\w./?=%:+@~#-]+").fullmatch  # a URL is data, too
         linked = zip(result.table["url"], cells[0], strict=False)
         cells[0] = [link.format(url=url, name=name) if is_safe(url or "") else name for url, name in linked]
-    if not (rows := [*zip(*cells, strict=True)]):
+    rows = [*zip(*cells, strict=True)]
+    if not rows and result.key != "sql":
         return []
     align = ["right" if column.is_number else "left" for column in columns]
     heads = [column.label for column in columns]
@@ -2627,9 +2639,7 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     if number > most and result.ranked == "lowest":
         say(f"to draw the best ones, {SAY_GOAL}")
     if is_curve and "ci_low" in table.columns:
-        remarks.append(
-            "line: mean of the runs that have a value there, while these are more than half; band: its 95 % interval"
-        )
+        remarks.append("line: mean of the runs that have a value there, until half have ended; band: its 95 % interval")
     value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
     is_plain, distinct = pl.col("value").abs().max().is_between(1e-4, 1e7), pl.col("value").drop_nulls().n_unique()
     if result.key != "pivot" and rows.select(~is_plain | (distinct == 1)).item():

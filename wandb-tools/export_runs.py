@@ -1104,7 +1104,7 @@ class LogRows:
         self.hold_rows()
         if self.log.started_at is not None:  # the run time of a resumed online run includes that of earlier logs
             if "history" not in self.log.rows:
-                with suppress(LookupError, TypeError):
+                with suppress(LookupError, TypeError, OverflowError):
                     self.counted_from = float(self.log.summary["_timestamp"] - self.log.summary["_runtime"])
             start = min(self.log.started_at.timestamp(), self.counted_from or math.inf)
             self.log.note_time(time_at(start + self.log.runtime_s))
@@ -1113,16 +1113,16 @@ class LogRows:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
         log, lines = self.log, self.lines_written + len(self.lines)
         if log.exit_code is None:  # only lines with text count: the log may have many others
-            lines = self.texts_written + sum(any(map(str.strip, line[-1])) for line in self.lines)
+            lines = self.texts_written + sum(has_text("".join(line[-1])) for line in self.lines)
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
         with suppress(OSError), regular(file).open(encoding="utf-8", errors="replace", newline="\n") as opened:
             if opened.read(len(LFS_POINTER)) == LFS_POINTER.decode():
                 log.damage.append(f"{file.name}: {NOT_PULLED}")
                 return
             opened.seek(0)
-            if sum(not line.isspace() for line in opened) > lines:
+            if sum(has_text(line) for line in opened) > lines:
                 log.rows.pop("console", None)
-                self.lines, self.lines_written = [], 0
+                self.lines, self.lines_written, self.texts_written = [], 0, 0
                 opened.seek(0)
                 for line in opened:
                     self.add_output(line, (0, 0), None)  # its time and stream are unknown
@@ -1152,7 +1152,7 @@ class LogRows:
             self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.lines_written))
         self.lines = [line for line in self.lines if id(line) in is_open]
         self.lines_written += len(lines)
-        self.texts_written += sum(bool(text.strip()) for *_, text in lines)
+        self.texts_written += sum(has_text(text) for *_, text in lines)
         self.start_part()
 
     def hold(self, table: str, rows: pl.DataFrame) -> None:
@@ -1291,6 +1291,10 @@ def as_shown(text: str) -> str:
             shown[at : at + len(plain)] = plain
             at += len(plain)
     return storable("".join(shown).rstrip(" "))
+
+
+def has_text(line: str) -> bool:
+    return bool(as_shown(line).strip())
 
 
 def write_intermediate(frame: AnyFrame, folder: Path, metadata: dict[str, str] | None = None) -> Path:
