@@ -244,6 +244,21 @@ def test_a_damaged_row_leaves_no_values(tmp_path):
     assert [part.dtypes for part in log.rows["history"].parts] == [{("both",): "Int64", ("later",): "Int64"}]
 
 
+def test_a_damaged_row_of_system_metrics_leaves_no_values(tmp_path, export_logs, out):
+    """Its first value was that of the next row, which has none."""
+    proto, record_class = export_runs.wandb_proto(), export_runs.record_class()
+    file = write_log(tmp_path / "logs", "a", entity="team", project="demo")
+    payloads = [record.payload for record in records_of(file.read_bytes())]
+    for number, keys in enumerate([("cpu", "disk"), ("cpu", "disk"), ("disk",)]):
+        items = [proto.StatsItem(key=key, value_json=str(number)).SerializeToString() for key in keys]
+        stats = {"item": items + [b"\xff"] * (number == 1), "timestamp": {"seconds": 1_767_225_600 + number}}
+        payloads.append(record_class(stats=stats).SerializeToString())
+    file.write_bytes(log_of(payloads))
+    assert export_logs("--system-metrics").code == 3
+    rows = pl.read_parquet(out / "team_demo_system.parquet", columns=["system_cpu", "system_disk"]).rows()
+    assert rows == [(0, 0), (None, 2)]
+
+
 def test_a_value_that_is_no_utf8_costs_only_itself(tmp_path, export_logs, out):
     rows = [{"loss": "1.5", "other": "1"}, {"loss": "2.5", "other": "2"}, {"loss": "3.5", "other": "3"}]
     file = write_log(tmp_path / "logs", "abc", entity="team", project="demo", rows=rows)
