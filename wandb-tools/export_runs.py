@@ -1152,7 +1152,7 @@ class LogRows:
             self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.lines_written))
         self.lines = [line for line in self.lines if id(line) in is_open]
         self.lines_written += len(lines)
-        self.texts_written += sum(has_text(text) for *_, text in lines)
+        self.texts_written += sum(not text.isspace() for *_, text in lines if text)
         self.start_part()
 
     def hold(self, table: str, rows: pl.DataFrame) -> None:
