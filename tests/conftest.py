@@ -11,10 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hypothesis
 import polars as pl
@@ -23,7 +23,7 @@ from wandb_server import Server
 from wandb_server.web import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 hypothesis.settings.register_profile("no clock", deadline=None)  # how fast the machine is proves nothing
 hypothesis.settings.load_profile("no clock")
@@ -44,6 +44,18 @@ class Done(NamedTuple):
     code: int
     out: str
     err: str
+
+
+@contextmanager
+def running(command: Mapping[str, Any], **pipes: Any) -> Iterator[subprocess.Popen[str]]:
+    """The process of a command. A test that fails ends it; otherwise `Popen` would wait for it without end."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+    with subprocess.Popen(**command, **pipes) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:

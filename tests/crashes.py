@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 import pyarrow.parquet as pq
+from conftest import running
 from wandb_server import seeding
 
 if TYPE_CHECKING:
@@ -93,8 +94,7 @@ def run(
     log.unlink(missing_ok=True)
     more = {"PYTHONPATH": str(own), "END_IN": f"{folder}{os.sep}", "END_LOG": str(log)}
     more |= {"END_AT": str(at), "END_BEFORE": before, "END_BY": str(int(by)), "END_FAILING": str(failing)}
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(**{**command, "env": {**command["env"], **more}}, **pipes) as process:
+    with running({**command, "env": {**command["env"], **more}}, stdin=subprocess.DEVNULL) as process:
         if after_s is not None:
             time.sleep(after_s)
             process.send_signal(by)

@@ -26,6 +26,7 @@ import polars as pl
 import pytest
 import requests
 import urllib3
+from conftest import running
 from wandb_server import API_KEY, Server
 
 if TYPE_CHECKING:
@@ -389,7 +390,7 @@ def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(server, ask, status,
 def test_a_wait_without_end_is_not_waited_for(server, ask, after):
     """A server that asks for a day's patience gets some minutes at most: how long is said at once."""
     server.fault("status", match={"kind": "graphql"}, status=429, headers={"Retry-After": after})
-    with subprocess.Popen(**ask.command(server), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running(ask.command(server)) as process:
         limit = threading.Timer(30, process.kill)  # for a wait that nobody is told of
         limit.start()
         line = next((line for line in process.stderr if "429" in line), "")

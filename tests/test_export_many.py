@@ -7,7 +7,6 @@ import math
 import os
 import re
 import signal
-import subprocess
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Done, wait_until
+from conftest import Done, running, wait_until
 from exports import QUICK, SCRIPT, children_of, command_line, exported, own_server, paths_of  # noqa: F401 - fixtures
 from log_files import START, write_log
 
@@ -226,7 +225,7 @@ def long_logs(tmp_path_factory) -> Path:
 def test_processes_that_read_logs_may_end(tmp_path, script_command, long_logs, what):
     """While they read their logs: killed, as where memory is short, or interrupted with the script."""
     command = script_command(SCRIPT, "--offline", long_logs, "-o", "out", "--workers", 2, "--quiet")
-    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running(command) as process:
         readers: list[int] = []
 
         def both_read() -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from conftest import LIMIT_S, Done
+from conftest import LIMIT_S, Done, running
 from exports import (  # noqa: F401 - fixtures
     QUICK,
     SCRIPT,
@@ -406,13 +406,13 @@ def test_two_exports_into_one_folder(logs, tmp_path, script_command):
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # then children ignore it as well
             signals.append(signal.SIGINT)
         for number in signals:
-            with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            with running(command) as process:
                 assert process.stderr.readline() == "another export is writing to out: waiting until it is done\n"
                 process.send_signal(number)
                 out, err = process.communicate(timeout=LIMIT_S)
             assert (process.returncode, out, err) == (130, "", "interrupted: to continue, run the same command again\n")
         assert snapshot(tmp_path / "out") == before
-        with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with running(command) as process:
             process.stderr.readline()
             fcntl.flock(lock, fcntl.LOCK_UN)
             out, err = process.communicate(timeout=LIMIT_S)

@@ -19,7 +19,7 @@ import export_runs
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from conftest import LIMIT_S, Done, finished_runs, wait_until
+from conftest import LIMIT_S, Done, finished_runs, running, wait_until
 from exports import export_of_logs, out_folder  # noqa: F401 - fixtures
 from log_files import START, log_of, records_of, write_log
 from old_sdks import record
@@ -282,7 +282,7 @@ def test_an_interrupted_export_goes_on_with_the_consoles_that_are_left(server, s
     hang = server.fault("hang", match={"field": "logLines", "run": "r45"})
     how = ("export_runs.py", "-e", "team", "-o", out, "--console", "--workers", 1)
     command = script_command(*how, env=server.environment(tmp_path / "sdk"))
-    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running(command) as process:
         server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
         wait_until(lambda: len(finished_runs(out)) >= 40)
         process.send_signal(signal.SIGINT)

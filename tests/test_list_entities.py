@@ -27,7 +27,7 @@ import list_entities
 import pytest
 import requests
 import urllib3
-from conftest import LIMIT_S, Done
+from conftest import LIMIT_S, Done, running
 from list_entities import COUNTED_STATES, NOTHING_USABLE, PROJECTS_PER_QUESTION, ScriptError
 from wandb_server import Server
 
@@ -251,7 +251,7 @@ def test_no_access_is_one_line(server, as_call, arguments, variables, expected):
 def test_a_server_that_never_answers_is_named_soon(server, script_command, tmp_path):
     server.fault("hang", match={"kind": "graphql"})
     command = script_command(SCRIPT, env=server.environment(tmp_path))
-    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running(command) as process:
         server.wait_for_hits()
         asked_at = time.monotonic()
         out, err = process.communicate(timeout=60)
@@ -526,7 +526,7 @@ def test_interrupted(server, script_command, tmp_path, number):
     server.add_project("team", "demo")
     server.fault("hang", match={"field": "runCount"})
     command = script_command(SCRIPT, "--quiet", env=server.environment(tmp_path))
-    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running(command) as process:
         server.wait_for_hits()
         process.send_signal(number)
         assert process.communicate(timeout=LIMIT_S) == ("", "interrupted\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +12,7 @@ import aggregate_runs
 import analyze_runs
 import polars as pl
 import pytest
-from conftest import Done, wait_until
+from conftest import Done, running, wait_until
 from wandb_server import Server
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ def test_no_argument_of_a_process_holds_a_secret(canaries, script_command, tmp_p
     canaries.server.fault("hang", match={"field": field}, times=1)
     arguments = arguments_for(script, tmp_path)
     command = script_command(script, *arguments, env=canaries.environment(tmp_path))
-    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running(command) as process:
         canaries.server.wait_for_hits()
         canaries.assert_not_in(*command_lines(process.pid))
         canaries.server.clear_faults()
@@ -209,7 +208,7 @@ def test_others_read_an_export_when_it_is_done(canaries, script_command, tmp_pat
     out = tmp_path / "out"
     arguments = ["-e", "team", "-p", "demo", "-o", out, "--include-history", "--workers", 1]
     command = script_command("export_runs.py", *arguments, env=canaries.environment(tmp_path))
-    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running(command) as process:
         canaries.server.wait_for_hits()
         wait_until(lambda: len([*out.rglob("*.parquet")]) > 1)  # a page of runs, and the history of another run
         assert readable_by_others(out) <= {"lock"}
@@ -220,7 +219,7 @@ def test_others_read_an_export_when_it_is_done(canaries, script_command, tmp_pat
     private = out / "team_demo_runs.parquet"
     private.chmod(0o600)
     canaries.server.change_run("team", "demo", "r0", display_name="other")
-    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running(command) as process:
         assert process.wait(60) == 0
     assert private.stat().st_mode & 0o777 == 0o600
 
