@@ -107,6 +107,10 @@ ODD_LINES = [  # as the server has them, and what is exported: time, stream, tex
     (f"{TIME} long long\rsho", AT, "stdout", "shog long"),
     (f"{TIME} ends\r", AT, "stdout", "ends"),
     (f"{TIME} ", AT, "stdout", ""),
+    (f"{TIME}Z in UTC", AT, "stdout", "in UTC"),
+    ("2026-01-01T02:00:01.500000123+02:00 in another zone", AT, "stdout", "in another zone"),
+    ("2026-01-01T00:00:01 whole", AT.replace(microsecond=0), "stdout", "whole"),
+    ("2026-01-01T25:00:01 no time", None, "stdout", "no time"),
     (f"{TIME} tab\there, größe 🚀, =1+1", AT, "stdout", "tab\there, größe 🚀, =1+1"),
 ]
 
