@@ -364,6 +364,21 @@ def test_foreign_and_unreadable_files(logs, tmp_path, export):
     assert (done.code, done.out) == (1, "")  # no file, and no folder
 
 
+def test_pointers_alone_are_each_reported_once(tmp_path, export):
+    for number in range(13):
+        folder = tmp_path / "logs" / f"run-20260101_000000-r{number:02d}"
+        (folder / "files").mkdir(parents=True)
+        (folder / f"run-r{number:02d}.wandb").write_text(LFS_POINTER)
+        (folder / "files" / "output.log").write_text(LFS_POINTER)
+    done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out", "--console")
+    assert (done.code, done.out) == (1, "")
+    lines = done.err.splitlines()
+    assert all("a git-LFS pointer instead of the file; run `git lfs pull` there" in line for line in lines)
+    assert (len(lines), "is damaged" in done.err) == (12, False)  # ten of twelve, how many more, and the last one
+    assert lines[10].startswith("error: 2 more: ")
+    assert lines[11].endswith("; nothing could be exported")
+
+
 def test_nothing_there(tmp_path, export):
     done = export("--offline", tmp_path / "absent", "-o", tmp_path / "out")
     assert (done.code, done.out) == (1, "")

@@ -103,6 +103,8 @@ ODD_LINES = [  # as the server has them, and what is exported: time, stream, tex
     ("a line of an old SDK", None, "stdout", "a line of an old SDK"),
     (f"{TIME}   indented, and blanks behind   ", AT, "stdout", "  indented, and blanks behind"),
     (f"{TIME} \x1b[31mred\x1b[0m \x1b]0;title\x07\x1b[1Aup", AT, "stdout", "red up"),
+    (f"{TIME} \x1b7\x1b[>4;1m\x1b(Bplain\x0f \x1b[38:2:255:0:0mred\x1b[m", AT, "stdout", "plain red"),
+    (f"{TIME} 10%\b\b\b20%\b\b\b\b\b30", AT, "stdout", "30%"),
     (f"{TIME}   0%\r 50%\r100% done", AT, "stdout", "100% done"),
     (f"{TIME} long long\rsho", AT, "stdout", "shog long"),
     (f"{TIME} ends\r", AT, "stdout", "ends"),
@@ -516,7 +518,7 @@ def test_a_table_that_cannot_be_had_costs_itself_alone(server, export, out):
     assert done.code == 3, done.err
     bad = ["cut", "damaged", "gone", "missing", "no-rows", "null", "ragged", "text"]
     assert failed(out) == [(run_id, "table_cells") for run_id in bad]
-    assert f"error: missing: table_cells: its file {path} does not exist" in done.err
+    assert "error: missing: table_cells: its file does not exist" in done.err
     assert f"error: ragged: table_cells: its file {path} cannot be read: its rows do not fit its columns" in done.err
     assert "signature=" not in done.err + (out / "team_demo_metadata.json").read_text()
     assert table_of(out, "table_cells").select("run_id", "n").rows() == [
@@ -970,6 +972,8 @@ def test_a_bar_of_an_old_sdk_is_one_line(export_logs, tmp_path, out):
     lines = [("stderr", "epoch 1\n"), ("stderr", "\r  0% of 1000\n"), ("stdout", "saved\n"), ("stderr", "\r 50%\n")]
     lines += [("stderr", "\r100%\n"), ("stderr", "\r  0% of 10\n"), ("stderr", "\r100%\nepoch 2\n")]
     lines += [("stderr", "\r1it\n"), ("stderr", "\r2it\n"), ("stderr", "open"), ("stderr", "\rdone\n")]
+    lines += [("stdout", f"\r{n}/312 [=>...] - loss: {9 - n}\n") for n in (1, 5, 9)]  # Keras
+    lines += [("stdout", f"\rError {9 - n}.9%:  {n}%|#  | {n}/312 [00:01\n") for n in (1, 5, 9)]  # tqdm
     proto = export_runs.wandb_proto()
     records = [each.output_raw.SerializeToString() for each in raw_output(*lines)]  # the same fields
     add_records(file, [proto.Record(output=proto.OutputRecord.FromString(record)) for record in records])
@@ -977,6 +981,7 @@ def test_a_bar_of_an_old_sdk_is_one_line(export_logs, tmp_path, out):
     assert lines_of(out, "r", "stream", "text") == [
         ("stderr", "epoch 1"), ("stderr", "100%"), ("stdout", "saved"), ("stderr", "100%"), ("stderr", "epoch 2"),
         ("stderr", "1it"), ("stderr", "2it"), ("stderr", "done"),
+        ("stdout", "9/312 [=>...] - loss: 0"), ("stdout", "Error 0.9%:  9%|#  | 9/312 [00:01"),
     ]  # fmt: skip
 
 
@@ -1079,7 +1084,7 @@ def test_tables_of_logs(export_logs, tmp_path, out):
     done = export_logs("--tables")
     assert done.code == 3, done.err
     assert failed(out) == [(run_id, "table_cells") for run_id in ("damaged", "missing", "ragged")]
-    assert f"error: missing: table_cells: its file {entry_of('cells')['path']} does not exist" in done.err
+    assert "error: missing: table_cells: its file does not exist" in done.err
     table = table_of(out, "table_cells")
     assert table.columns == ["run_id", "entity", "project", "row", "n", "score"]
     rows = [("good", 0, 1.0, math.nan), ("good", 1, 2.0, 0.5), ("other", 0, 2.5, 1.0)]
@@ -1087,6 +1092,17 @@ def test_tables_of_logs(export_logs, tmp_path, out):
     before = rows_as_text(table)
     assert export_logs("--tables").code == 3
     assert rows_as_text(table_of(out, "table_cells")) == before
+
+
+def test_tables_whose_files_are_missing_fill_no_screen(export_logs, tmp_path, out):
+    for number in range(12):
+        path = f"media/table/cells_0_{number}.table.json"
+        add_logged_table(tmp_path / "logs", f"r{number:02d}", None, entry_of("cells") | {"path": path})
+    done = export_logs("--tables")
+    assert done.code == 3
+    assert done.err.count("error: r") == 10
+    assert "error: 2 more, all listed in the metadata file: " in done.err
+    assert len(failed(out)) == 12
 
 
 def add_staged(log: Path, client_id: str, name: str, cells: list, digest: str | None = None) -> None:

@@ -952,14 +952,21 @@ OutputLine: TypeAlias = tuple[datetime | None, str | None, list[str]]  # time, s
 
 
 def is_next_state(before: str, text: str) -> bool:
-    r"""True if two texts are states of one progress bar: they return to the line's start, and no percentage falls.
+    r"""True if two texts are states of one progress bar: they return to the line's start, and its number never falls.
 
     >>> is_next_state("\r 50%", "\r100%"), is_next_state("\r100%", "\r  0%"), is_next_state("epoch 1", "\r  0%")
     (True, False, False)
+    >>> is_next_state("\rloss 9%:  8%|#", "\rloss 7%: 10%|#"), is_next_state("\r 9/20 [=", "\r10/20 [==")
+    (True, True)
     """
-    percent, now_percent = ([*map(int, re.findall(r"\d{1,3}(?=%)", state)[:1])] for state in (before, text))
-    is_bar = "\r" in before and text.startswith("\r") and bool(percent and now_percent)
-    return is_bar and percent <= now_percent
+    if not ("\r" in before and text.startswith("\r")):
+        return False
+    # The number of tqdm's or Keras' bar, else the first percentage.
+    number, now_number = (
+        [*map(int, (re.findall(r"\d+(?=%\||/\d+ \[)", state) or re.findall(r"\d{1,3}(?=%)", state))[:1])]
+        for state in (before, text)
+    )
+    return bool(number and now_number) and number <= now_number
 
 
 class LogRows:
@@ -1098,7 +1105,7 @@ class LogRows:
         self.write()
 
     def end(self) -> None:
-        if self.options.console:
+        if self.options.console and self.log.records:
             self.take_longer_output()
         self.screens.clear()
         self.hold_rows()
@@ -1265,9 +1272,9 @@ def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None)
     return column
 
 
-ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])|\x07")
-CONTROL = re.compile("[\x07\b\r\x1b]")
-LINE_MOVE = re.compile(r"(\r|\x08|\x1b\[[02]?K)")  # of the cursor within a line, or what erases a line
+ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/]*[0-Z\\^-~])|[\x07\x0e\x0f]")
+CONTROL = re.compile("[\x07\b\r\x0e\x0f\x1b]")
+LINE_MOVE = re.compile(r"(\r|\x08+|\x1b\[[02]?K)")  # of the cursor within a line, or what erases a line
 
 
 def as_shown(text: str) -> str:
@@ -1282,8 +1289,8 @@ def as_shown(text: str) -> str:
         return storable(text.rstrip(" "))
     shown, at = list[str](), 0
     for piece in LINE_MOVE.split(text):
-        if piece in ("\r", "\b"):
-            at = max(at - 1, 0) if piece == "\b" else 0
+        if piece[:1] in ("\r", "\b"):
+            at = max(at - len(piece), 0) if piece[0] == "\b" else 0
         elif LINE_MOVE.fullmatch(piece):  # `\x1b[2K` erases the line, `\x1b[K` what is behind the cursor
             del shown[0 if "2" in piece else at :]
         elif plain := ESCAPE.sub("", piece):
@@ -1558,9 +1565,10 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
             message = f"no run left: {flag} kept none of {counted(len(before), 'run')} in {there}"
             raise ScriptError(f"{message}; leave this filter out or loosen it", NOTHING_USABLE)
     if not kept:
-        reasons = [f"{failure.run}: {failure.error}" for failure in failed[:3]]
-        reasons = reasons or ["they end before their first record, or are no W&B logs; name another folder"]
-        raise ScriptError(f"no runs in these logs; {'; '.join(reasons)}", NOTHING_USABLE)
+        if failed:
+            raise nothing_exported(failed)
+        why = "they end before their first record, or are no W&B logs; name another folder"
+        raise ScriptError(f"no runs in these logs; {why}", NOTHING_USABLE)
     return kept
 
 
@@ -1720,9 +1728,9 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             whole = staged_file(logs[run.id], run.address) if (run.listed or 0) > FILE_ROWS else None
             rows = table_rows(content, [*filter(None, before)], whole)
         except (OSError, ValueError, RecursionError) as error:
-            why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-            why = "does not exist" if isinstance(error, FileNotFoundError) else why
-            project.failed.append(Failure(run.id, unquote(table.name), f"its file {run.file[:200]} {why}"))
+            why = f"its file {run.file[:200]} cannot be read: {getattr(error, 'strerror', None) or error}"
+            why = "its file does not exist" if isinstance(error, FileNotFoundError) else why
+            project.failed.append(Failure(run.id, unquote(table.name), why))
             continue
         history = table.fetched[run.id] = History(frame=rows, mark=run.mark)
         note_cut(history, run, rows.height, IN_ARTIFACT)
@@ -2778,7 +2786,7 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
         raise RequestError("the answer has no files", retries=1)
     url = next((edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]), None)
     if not url:
-        raise RequestError(f"its file {run.file} does not exist", retries=0)
+        raise RequestError("its file does not exist", retries=0)
 
     def in_artifact(address: str) -> Path:
         return source.server.storage.retry(lambda _: download(source, artifact_url(source.server, address), files))
