@@ -134,6 +134,16 @@ def test_empty_lists_and_single_values_are_told_apart_from_blanks_and_runs(tmp_p
     assert "the best two cannot be compared: only one value in []" in out
 
 
+def test_long_values_of_groups_with_far_off_values_are_told_apart(tmp_path):
+    layers = ["Linear(64, 64)"] * 5
+    nets = [f"Net({', '.join([*layers, f'Linear(64, {n})', *layers])})" for n in range(2)]
+    values = [1.0, 1.1, 1.2, 5e6]
+    runs = [Run(f"{nets.index(net)}{v}", config={"net": net}, summary={"loss": v}) for net in nets for v in values]
+    out = answered(write_runs(tmp_path, runs), "-g", "net", "-m", "loss").out
+    note = " ".join(out.partition("the mean says little")[2].partition("within noise")[0].split())
+    assert re.findall(r" ([01])\)", note) == ["0", "1"]
+
+
 def test_a_far_off_value_in_a_group_is_named(tmp_path):
     runs = [Run(f"r{n}", config={"g": n % 2}, summary={"test/mse": 1.0 + n}) for n in range(8)]
     runs += [Run("boom", config={"g": 1}, summary={"test/mse": 2e98}), Run("nan", config={"g": 0})]
@@ -257,6 +267,21 @@ def test_settings_are_shown_rather_than_what_names_them(tmp_path):
     assert "reward by algo: 6 runs in 2 groups" in answered(file, "--group-by", "!seed").out
 
 
+def test_a_name_that_tells_more_than_the_settings_hides_none(tmp_path):
+    """Of HuggingFace's settings only `run_name` was told: it told all others apart."""
+    configs = [{"lr": n % 3, "dim": n // 3 % 2, "run_name": f"try {n % 6}{'b' * (n == 7)}"} for n in range(12)]
+    file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"loss": n}) for n, c in enumerate(configs)])
+    assert "grouped by all settings that vary: dim, lr, run_name\n" in answered(file, "-g", "!seed", "-m", "loss").err
+
+
+def test_a_setting_called_like_a_column_of_ours_goes_by_its_column_in_notes(tmp_path):
+    configs = [{"name": "ab"[n % 2], "when": f"2026-01-0{1 + n % 2}", "state": "/x/" + "cd"[n % 2]} for n in range(4)]
+    file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"loss": n}) for n, c in enumerate(configs)])
+    err = answered(file, "-g", "!seed", "-m", "loss").err
+    assert "all settings that vary: config_name\n" in err
+    assert "differ in every run: config_state, when\n" in err
+
+
 def test_settings_that_follow_from_others_are_found_among_many_combinations():
     many = pl.DataFrame({"a": range(10_001)}).with_columns(b=pl.col("a").cast(pl.String), c=pl.col("a") // 2)
     assert analyze_runs.independent(many, ["a", "b", "c"]) == ["b"]
@@ -378,10 +403,13 @@ def test_groups_are_named_in_the_order_of_their_columns(tmp_path):
     configs = [{"a": n // 8, "b": n // 4 % 2, "c": n // 2 % 2, "d": n % 2} for n in range(16)]
     runs = [Run(f"r{n}{i}", config=c, summary={"loss": n + i}) for n, c in enumerate(configs) for i in range(2)]
     runs += [Run("other", config={"a": 7, "b": 8, "c": 9, "d": 2}, summary={"loss": -9.0})]
-    answer = answered(write_runs(tmp_path, runs), "-g", "d,c,b,a", "-m", "loss", "--ascending", COLUMNS="120")
-    heads, best = answer.out.splitlines()[1].split(), answer.out.splitlines()[3].split()
+    question = [write_runs(tmp_path, runs), "-g", "d,c,b,a", "-m", "loss", "--ascending"]
+    out = answered(*question, COLUMNS="120").out
+    heads, best = out.splitlines()[1].split(), out.splitlines()[3].split()
     settings = [cell for head, cell in zip(heads, best, strict=False) if head in "abcd"]
-    assert f"only one value in {'/'.join(settings)}" in answer.out
+    answered(*question, "-o", tmp_path / "x.html")
+    assert f'"{"/".join(settings)}"' in (tmp_path / "x.html").read_text("utf-8")
+    assert "only one value in the first\n" in out  # a name of many values cannot be read
 
 
 def test_many_groups_are_told_apart_by_what_fits(tmp_path):

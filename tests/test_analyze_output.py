@@ -463,7 +463,7 @@ def test_curves_are_clamped_to_their_picture() -> None:
     rows = pl.DataFrame({"value": [1.0, 2.0, 4.0], "ci_low": [0.5, 1.0, 2.0], "ci_high": [2.0, 4.0, 1e9]})
     for is_live in (True, False):  # in a live one the user zooms out
         _, scale, remarks = analyze_runs.scaled(rows, "curves", log=False, is_live=is_live)
-        cut = {"domain": (0.625, 4.375), "nice": True, "clamp": not is_live, "padding": 8}
+        cut = {"domain": (0.625, 4.375), "nice": False, "clamp": not is_live, "padding": 8}
         assert scale == {"zero": False, **cut}
         assert remarks == ["wide intervals are cut off"]
     narrow = rows.with_columns(ci_low=pl.col("value") - 0.1, ci_high=pl.col("value") + 0.1)
@@ -480,6 +480,17 @@ def test_wide_intervals_of_groups_are_cut_off_in_pictures(tmp_path):
     ]
     answer = answered(write_runs(tmp_path, runs), "-g", "g", "-m", "loss", "-o", tmp_path / "x.svg")
     assert "wide intervals are cut off\n1 without a value to draw is left out\n" in answer.err
+
+
+def test_what_a_picture_leaves_out_is_counted(tmp_path):
+    """Beyond the forty that are drawn, too."""
+    runs = [Run(f"r{n:02}", config={"k": n}, summary={"loss": n} if n < 41 else {}) for n in range(60)]
+    err = answered(write_runs(tmp_path, runs), "-g", "k", "-m", "loss", "-o", tmp_path / "x.svg").err
+    assert "the best 40 of 41 are drawn\n19 without a value to draw are left out\n" in err
+    runs = runs[30:]
+    err = answered(write_runs(tmp_path, runs), "-g", "k", "-m", "loss", "-o", tmp_path / "x.svg").err
+    assert "are drawn" not in err
+    assert "19 without a value to draw are left out\n" in err
 
 
 @pytest.mark.parametrize(("last", "clips"), [(0.8, False), (1e9, True)])
@@ -702,6 +713,16 @@ def test_a_report_draws_the_metric_that_it_is_about(tmp_path):
     rewrite(history, metric_final_val_loss=pl.Series([None, None, 1.0]), metric_val_loss=pl.Series([3.0, 2.0, 1.0]))
     answered(file, "--report", tmp_path / "r.md", "-m", "val_loss")
     assert "**val_loss over step: 1 run**" in (tmp_path / "r.md").read_text()
+
+
+def test_a_report_draws_a_metric_with_many_values_itself(tmp_path):
+    """And not its validation, which is for a test metric that is logged once."""
+    file = write_runs(tmp_path, [Run("a", summary={"test/acc": 0.8, "val/acc": 0.9})])
+    for values, drawn in (([0.1, 0.5, 0.8], "test/acc"), ([None, None, 0.8], "val/acc")):
+        rows = {"run_id": ["a"] * 3, "_step": [0, 1, 2], "metric_test_acc": values, "metric_val_acc": [0.2, 0.6, 0.9]}
+        write_rows(tmp_path, "history", rows)
+        answered(file, "-m", "test/acc", "--report", tmp_path / "x.md")
+        assert re.findall(r"\*\*(\S+) over step", (tmp_path / "x.md").read_text()) == [drawn]
 
 
 def test_a_report_draws_the_metric_whose_name_has_brackets(tmp_path):

@@ -232,7 +232,7 @@ def test_what_cannot_be_compared_is_said_as_it_is(tmp_path):
     bare = write_runs(tmp_path / "bare", [Run("a", config={"lr": 1}, summary={"loss": float("nan")})])
     answer = ask(bare, "--top", 3)
     assert answer.code == 2
-    assert "error: none of these runs has a finite metric; name another input, or use --varying" in answer.err
+    assert "error: none of these runs has a finite metric; use --varying, or --health for how they ended" in answer.err
 
 
 # --- command line: flags without effect -----------------------------------------------------------------------
@@ -752,6 +752,7 @@ def test_the_suggested_grouping_leaves_noise_out(tmp_path):
                 "wandb_mode": ("online", "offline")[n % 2],
                 "device": f"cuda:{n % 2}",
                 "gpu_id": n % 2,
+                "save_strategy": ("steps", "no")[n % 2],
                 "opt": "xy"[n // 4],
             },
             summary={"test/mse": float(n)},
@@ -777,6 +778,8 @@ def test_the_suggested_grouping_compares_groups_of_several_runs(tmp_path):
         for n in range(9)
     ]
     assert "test/mse by optimizer, activation: 9 runs" in answered(write_runs(tmp_path, runs)).out
+    runs += [Run(f"s{n}", config={"activation": "a", "optimizer": "x"}, summary={"test/mse": 0.5}) for n in range(6)]
+    assert "test/mse by optimizer: 15 runs" in answered(write_runs(tmp_path, runs)).out  # one run of b says nothing
 
 
 def test_an_overview_names_the_tables_that_can_be_queried(tmp_path):

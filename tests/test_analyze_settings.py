@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,13 @@ def test_varying_lists_the_most_frequent_value_first(tmp_path):
     assert answer.out.startswith("1 varying config column of 3 runs\n")
     assert "8 (2), 2 (1)" in answer.out
     assert [(row["value"], row["runs"]) for row in document(file, "--varying")["varying"]] == [(8, 2), (2, 1)]
+
+
+def test_values_that_differ_in_their_middle_do_not_look_alike(tmp_path):
+    layers = ["Linear(64, 64)"] * 5
+    nets = [f"Net({', '.join([*layers, f'Linear(64, {n})', *layers])})" for n in range(2)]
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"net": nets[n % 2]}, summary={"loss": n}) for n in range(6)])
+    assert {*re.findall(r"64, (\d)\)", answered(file, "--varying").out)} == {*"01"}
 
 
 def test_a_setting_with_a_blank_name_is_called_by_its_column(tmp_path):

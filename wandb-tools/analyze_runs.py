@@ -49,7 +49,7 @@ median or iqm (mean of the middle half) compares groups by these, with bootstrap
 Curves need history files (export_runs.py --include-history) in the folders of the exports. At each point, a run has
 its last value up to that point, from its first step to its last; a group has the mean of its runs, and n is their
 number. Points are added where a run ends, and where half of a group's runs have ended. A run has diverged where all its
-values to the end are NaN, infinite or, if lower is better, above its first value and over a thousand times its lowest
+values to the end are NaN, infinite or, if lower is better, over ten times its first and a thousand times its lowest
 (positive) value before: from there on, its group's mean leaves it out. Values of kl, kld, divergence, regret and
 violations grow from about zero, and are not compared so. --smooth is W&B's exponential moving average.
 
@@ -63,7 +63,7 @@ console, system and table_<key>; --schema names them. Write columns by their nam
 quotes; times are in UTC. Other files cannot be read, and nothing can be written.
 
 Health shows each problem of each run; first the runs with the worst, in this order, and last those without a metric:
-  diverged       a metric that should be low ends above its first value and at more than a thousand times its best
+  diverged       a metric that should be low ends at more than ten times its first and a thousand times its best
                  (positive) value; kl, kld, divergence, regret and violations grow from about zero, and are not checked
   non-finite     NaN or infinity in a metric, and its first step
   past its best  a validation metric is best in its first two thirds, and ends worse by more than 10 % of its range;
@@ -198,7 +198,10 @@ td:not(:last-child) { white-space: nowrap } td { overflow-wrap: break-word; max-
 # Words in the names of settings that say where or when a run ran, and not what was tried.
 NOISE = {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
-NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
+NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version, or only
+# tell when a model is evaluated and saved.
+NOISE_TREES |= {"do_eval", "do_train", "eval_strategy", "evaluation_strategy", "save_strategy", "logging_steps"}
+NOISE_TREES |= {"eval_steps", "save_steps", "save_total_limit", "eval_do_concat_batches", "transformers_version"}
 NOISE_TREES |= {"device_id", "gpu", "gpu_id", "gpu_ids", "local_rank"}  # of seeds that ran side by side
 # Of a sweep's definition that was passed to wandb.init() as a config.
 SWEEP_DEFINITION = re.compile(r"\bparameters\.[^.]+\.(values?|min|max|mu|sigma|q|distribution|probabilities)$")
@@ -982,7 +985,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
         remarks.append(f"{counted(singles, 'group')} with one value only: no std and no interval")
     far = table.filter((pl.col("median") > 0) & (pl.col("max") > DIVERGED * pl.col("median")))
     if far.height and stat == "mean" and metric.goal == "minimize":
-        whose = some_of(row_names(far, by), SUGGESTED_NAMES)
+        whose = some_of(row_names(far, by, LABEL_WIDTH), SUGGESTED_NAMES)
         remarks.append(f"the mean says little where one value is over {DIVERGED:,} times the median: {whose}")
     if stat != "mean":
         what = "median" if stat == "median" else "iqm, the mean of the middle half"
@@ -990,7 +993,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
         how = f"by bootstrap ({RESAMPLES:,} resamples, seed {SEED}), for {FEWEST_RESAMPLED} values or more"
         remarks.append(f"sorted by {what}; 95 % interval {how}{rough}")
     best = table.filter(pl.col("n") > 0).head(2)
-    names = row_names(best, by, LABEL_WIDTH)
+    names = row_names(best, by, LABEL_WIDTH) if len(by) <= 3 else ["the first", "the second"]
     alone = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
     if table.height == 1:
         return [*remarks, "there is only one group: nothing to compare"]
@@ -1057,7 +1060,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         exceptions = f", except {some_of(left_out)}" if left_out else ""
         if not by:
             raise ScriptError(f"{','.join(names)}: no other setting varies; name columns", WRONG_USAGE)
-        say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
+        say(f"grouped by all settings that vary{exceptions}: {some_of([*labels(apart, runs).values()])}")
         say(*notes)
     for name in wanted:
         known, plain = known_column(name, runs), name
@@ -1101,7 +1104,7 @@ def varying_settings(
     named = [column for column in columns if column in {*excluded, *seeds_of(runs)}]
     noise = [c for c in columns if is_noise(table[c], runs.label(c), () if c in named else table.select(named))]
     what = "not used, because they are paths, devices, times or the like, name the seed, or differ in every run"
-    notes = [f"{what}: {some_of([*map(runs.label, noise)])}"] if noise else []
+    notes = [f"{what}: {some_of([*labels(noise, runs).values()])}"] if noise else []
     return table, [column for column in columns if column not in noise], notes
 
 
@@ -1149,13 +1152,17 @@ def settings_apart(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """Few of the columns that still distinguish all combinations: without `data.nodes` if `data.name` determines it."""
+    names = [column for column in columns if not NAMING.isdisjoint(words(column))]
+    if 0 < len(names) < len(columns):  # names of experiments only if needed: what they stand for says more
+        settings = independent(table, [column for column in columns if column not in names])
+        is_enough = table.select(settings).n_unique() == table.select(columns).n_unique()
+        return settings if is_enough else [*settings, *independent(table, names)]
     combinations, chosen = table.select(columns).unique(), list(columns)
     # A row's hash is the sum of its cells' hashes: a column's can be subtracted. To count the rows of all other columns
     # for each column takes 17 s for 2,000 settings, and this 0.8 s.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
     hashes: Any = sum(cells.iter_columns())
-    # Names of experiments go first: what they stand for says more.
-    for column in sorted(columns, key=lambda c: (NAMING.isdisjoint(words(c)), combinations[c].n_unique())):
+    for column in sorted(columns, key=lambda c: combinations[c].n_unique()):
         rest = hashes - cells[column]
         if len(chosen) > 1 and rest.n_unique() == combinations.height:
             hashes = rest
@@ -1213,7 +1220,8 @@ def varied(study: Study) -> list[Result]:
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
         rows += [{"column": column, "value": value, "runs": number} for value, number in counts]
-        each = [f"{shortened(cell_text(value), NARROW * 2)} ({number})" for value, number in counts]
+        names = short_names([cell_text(value) for value, _ in counts], NARROW * 2)
+        each = [f"{name} ({number})" for name, (_, number) in zip(names, counts, strict=True)]
         most = sum(end <= PAGE_CELLS for end in itertools.accumulate(len(text) + 2 for text in each))
         texts.append((len(counts), some_of(each, most)))
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
@@ -1483,7 +1491,7 @@ def why_no_metric(study: Study) -> str:
     if names := sorted({part.label(column) for part in histories for column in metric_columns(part)}):
         how = "use --curves, or aggregate_runs.py --history and then --value last"
         return f"metrics are only in the histories: {how}: {some_of(names, SUGGESTED_NAMES)}"
-    return "none of these runs has a finite metric; name another input, or use --varying"
+    return "none of these runs has a finite metric; use --varying, or --health for how they ended"
 
 
 def suggested_grouping(runs: Runs) -> list[str]:
@@ -1497,7 +1505,8 @@ def suggested_grouping(runs: Runs) -> list[str]:
     table = collected(runs.frame.select(*few, *seeds))
     settings = [c for c in few if table[c].drop_nulls().n_unique() > 1]
     settings = [c for c in settings if not is_noise(table[c], runs.label(c), table.select(seeds))]
-    largest = {c: table[c].value_counts()["count"].max() for c in settings}  # groups of similar size say most
+    largest: dict[str, Any] = {c: table[c].value_counts()["count"].max() for c in settings}
+    settings = [c for c in settings if largest[c] < 0.9 * table.height]  # groups of similar size say most
     chosen: list[str] = []
     for column in sorted(settings, key=lambda c: (c not in named, table[c].dtype != pl.String, largest[c])):
         size = table.select(chosen).n_unique() if chosen else 1
@@ -1533,8 +1542,13 @@ def introduction(study: Study) -> list[Result]:
 
 
 def curve_beside(metric: Metric, runs: Runs) -> list[str]:
-    """The name of a metric's validation, which may be the metric, else of its training, else its own; or no name."""
-    names = [part.label(column) for part in rows_beside(runs, "history") for column in metric_columns(part)]
+    """The name of a metric with several values per run, else of its validation, else of its training; or no name."""
+    columns = [(part, column) for part in rows_beside(runs, "history") for column in metric_columns(part)]
+    rows = [part.frame.drop_nulls(column) for part, column in columns if part.label(column) == metric.name]
+    counts = [each.select(rows=pl.len(), runs=pl.col("run_id").n_unique()) for each in rows]
+    if counts and collected(pl.concat(counts).select(pl.sum("rows") > 2 * pl.sum("runs"))).item():
+        return [metric.name]
+    names = [part.label(column) for part, column in columns]
     runs_with = {runs.label(column): count for column, count in coverage(metric_columns(runs), runs).items()}
     names = [name for name in names if 2 * runs_with.get(name, math.inf) >= runs_with.get(metric.name, 0)]
     names.sort(key=lambda name: (name != metric.name, -runs_with.get(name, 0)))
@@ -1936,7 +1950,7 @@ def with_divergence(rows: pl.DataFrame, label: str, goal: Goal | None, options: 
     """VALUE smoothed, or the best so far, and DIVERGED_AT: x where all values from there to the run's end are bad."""
     is_bad, lowest = ~pl.col(VALUE).is_finite(), finite(VALUE).cum_min().forward_fill()
     if can_diverge(label, goal):
-        bound = pl.max_horizontal(DIVERGED * lowest, finite(VALUE).backward_fill().first())
+        bound = pl.max_horizontal(DIVERGED * lowest, 10 * finite(VALUE).backward_fill().first())
         is_bad |= ((lowest > 0) & (pl.col(VALUE) > bound)).fill_null(value=False)
     to_its_end = is_bad.cast(pl.Int8).cum_min(reverse=True).over(RUN_NUMBER) == 1
     rows = rows.with_columns(pl.when(to_its_end).then("x").alias(DIVERGED_AT))
@@ -1973,7 +1987,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             lost_runs = f", {lost.height} diverged"
             counts = sorted(Counter(row_names(lost, study.apart)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
-            bad = f"NaN, infinite, or above the first value and over {DIVERGED:,} times the lowest before"
+            bad = f"NaN, infinite, or over 10 times the first value and {DIVERGED:,} times the lowest before"
             notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
     # By the last mean of more than half of a group's runs: the very last one may be a single run's, and far off.
     logged = pl.sum_horizontal("^(n|n_nonfinite)$")  # also those without a finite value: who diverges is last
@@ -2104,7 +2118,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     found = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(**facts)
     for number, best, at, first, last, share, span in found.iter_rows():
         detail = f"{label} {short_number(best)} at step {at}, ends at {short_number(last)}"
-        if can_diverge(label, goal) and best > 0 and last > max(first, DIVERGED * best):
+        if can_diverge(label, goal) and best > 0 and last > max(10 * first, DIVERGED * best):
             yield number, "diverged", detail
         if is_validation and abs(last - best) > 0.1 * span and share <= 2 / 3:
             yield number, "past its best", detail
@@ -2628,12 +2642,12 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     value_title, x_title, table = result.chart or ("", "", pl.DataFrame())
     is_curve, is_picture = result.key == "curves", form in {"png", "svg"}
     table = table if is_curve else table.with_row_index("rank")
-    number = table["rank"].n_unique()
-    most = {"curves": MOST_LINES, "pivot": number}.get(result.key, MOST_DRAWN)
+    ranks, number = table["rank"].n_unique(), table.filter(pl.col("value").is_finite())["rank"].n_unique()
+    most = {"curves": MOST_LINES, "pivot": ranks}.get(result.key, MOST_DRAWN)
     rows, scale, remarks = scaled(table.filter(pl.col("rank") < most), result.key, log=log, is_live=form == "html")
     by = " by last value" * is_curve
     remarks += [f"the {result.ranked} {most} of {number}{by} are drawn"] if number > most else []
-    if result.key != "pivot" and (empty := min(number, most) - rows.drop_nulls("value")["rank"].n_unique()):
+    if result.key != "pivot" and (empty := ranks - number):
         remarks.append(f"{empty} without a value to draw {'is' if empty == 1 else 'are'} left out")
     say(*(remarks if form != "report" else ()))
     if number > most and result.ranked == "lowest":
@@ -2702,7 +2716,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
             remarks.append("wide intervals are cut off")
     if low < high and (key == "curves" or is_cut):
         # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
-        scale |= {"domain": domain, "nice": not log, "clamp": not is_live}
+        scale |= {"domain": domain, "nice": False, "clamp": not is_live}
         scale |= {"padding": 8}  # points at the edges are whole
     return rows, scale, remarks
 
