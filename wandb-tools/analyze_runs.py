@@ -592,14 +592,14 @@ def kind(column: str) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A clause that suggests the nearest of `names`, or nothing when none is near.
+    """A clause that suggests the nearest of `names`, else the shortest that contain `name`; or nothing without any.
 
-    >>> did_you_mean("--stat", ["--state", "--since"])
-    '; did you mean --state?'
+    >>> did_you_mean("--stat", ["--state", "--since"]), did_you_mean("loss", ["train/loss", "epoch"])
+    ('; did you mean --state?', '; did you mean train/loss?')
     """
-    known = {each.lower(): each for each in sorted(set(names))}
-    near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)]
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    known = {each.lower(): each for each in sorted(set(names), key=lambda each: (len(each), each))}
+    near = difflib.get_close_matches(name.lower(), known) or [k for k in known if name and name.lower() in k][:3]
+    return f"; did you mean {' or '.join(known[each] for each in near)}?" if near else ""
 
 
 def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
