@@ -420,3 +420,15 @@ def test_many_projects_are_folded_on_stderr(tmp_path, call_export):
         f"offline/p{number:02}" for number in range(10)
     ]
     assert done.err.endswith("3 more projects without failures; --json lists all\n")
+
+
+# --- progress -------------------------------------------------------------------------------------------------
+
+
+def test_progress_names_what_it_counts(capsys, monkeypatch):
+    """Logs were called runs, of which there are fewer; at the end stood `about 0 s left`."""
+    monkeypatch.setattr(export_runs, "PLAIN_LINE_S", 0)
+    with export_runs.Meter(quiet=False) as meter:
+        meter.add(logs_wanted=1_200)
+        meter.add(logs=1_199)
+    assert capsys.readouterr().err.splitlines() == ["0 of 1,200 logs", "1,199 of 1,200 logs"]

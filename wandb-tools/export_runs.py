@@ -1506,7 +1506,7 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
     read = partial(read_logs, folder=work, options=options)
     logs: dict[Path, Log] = {}
     with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
-        meter.add(runs_wanted=len(files))
+        meter.add(logs_wanted=len(files))
         each_by_each: Callable[..., Iterable[list[Log]]] = map
         if processes > 1 and size_bytes >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
@@ -1515,7 +1515,7 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
         try:
             for batch in each_by_each(read, tasks):
                 logs |= {log.file: log for log in batch}
-                meter.add(runs=len(batch))
+                meter.add(logs=len(batch))
         except BrokenProcessPool as error:
             message = "a process that read logs was killed, maybe because memory ran out; try --workers 1"
             raise ScriptError(message, NOTHING_USABLE) from error
@@ -3917,21 +3917,21 @@ class Meter(ExitStack):
             self.show_line, self.pause_s = self.enter_context(Console(stderr=True).status("")).update, 0.0
 
     def add(self, **counts: int) -> None:
-        """Add to the counts of what is done, and of what is to do (`runs_wanted`, `histories_wanted`); show them."""
+        """Add to the counts of what is done, and of what is to do (such as `runs_wanted`); show them."""
         with self.lock:
             self.counts.update(counts)
             if time.monotonic() < self.last_line + self.pause_s:
                 return
             self.last_line = time.monotonic()
             elapsed_s, left_s, parts = self.last_line - self.started, 0.0, []
-            for what in ("runs", "histories"):
+            for what in ("runs", "logs", "histories"):
                 done, wanted = self.counts[what], self.counts[f"{what}_wanted"]
                 if wanted:
                     parts.append(f"{done:,} of {wanted:,} {what}")
                     left_s = elapsed_s * (wanted - done) / done if done else 0.0  # not known yet
             if rows := self.counts["rows"]:
                 parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
-            if left_s and elapsed_s >= PLAIN_LINE_S / 2:
+            if left_s >= 1 and elapsed_s >= PLAIN_LINE_S / 2:
                 parts.append(f"about {left_s:,.0f} s left")
             self.show_line(", ".join(parts))
 
