@@ -409,7 +409,30 @@ def test_groups_are_named_in_the_order_of_their_columns(tmp_path):
     settings = [cell for head, cell in zip(heads, best, strict=False) if head in "abcd"]
     answered(*question, "-o", tmp_path / "x.html")
     assert f'"{"/".join(settings)}"' in (tmp_path / "x.html").read_text("utf-8")
-    assert "only one value in the first\n" in out  # a name of many values cannot be read
+    assert "only one value in the first row\n" in out  # a name of many values cannot be read
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1.0], "there is only one group"),
+        ([1.0, None], "3 of 6 runs have a finite value"),
+        ([None, None], None),
+        ([1.0, 2.0], "the first two rows differ (p ="),
+    ],
+)
+def test_groups_of_many_columns_with_few_values(tmp_path, values, said):
+    configs = [dict.fromkeys("abcd", n) for n in range(len(values))]
+    runs = [
+        Run(f"r{n}{i}", config=configs[n], summary={"x": 1} | ({"loss": value + i / 1000} if value else {}))
+        for n, value in enumerate(values)
+        for i in range(3)
+    ]
+    answer = ask(write_runs(tmp_path, runs), "-g", "a,b,c,d", "-m", "loss", "--ascending")
+    if said is None:
+        assert answer.code in (1, 2)
+    else:
+        assert (answer.code, said in answer.out) == (0, True), answer
 
 
 def test_many_groups_are_told_apart_by_what_fits(tmp_path):

@@ -720,7 +720,9 @@ def test_a_report_draws_a_metric_with_many_values_itself(tmp_path):
     file = write_runs(tmp_path, [Run("a", summary={"test/acc": 0.8, "val/acc": 0.9})])
     for values, drawn in (([0.1, 0.5, 0.8], "test/acc"), ([None, None, 0.8], "val/acc")):
         rows = {"run_id": ["a"] * 3, "_step": [0, 1, 2], "metric_test_acc": values, "metric_val_acc": [0.2, 0.6, 0.9]}
-        write_rows(tmp_path, "history", rows)
+        others = {"run_id": ["x"] * 9, "_step": [*range(9)], "metric_test_acc": [0.5] * 9, "metric_val_acc": [0.5] * 9}
+        both = {name: values + others[name] for name, values in rows.items()}  # x is not among the runs
+        write_rows(tmp_path, "history", both)
         answered(file, "-m", "test/acc", "--report", tmp_path / "x.md")
         assert re.findall(r"\*\*(\S+) over step", (tmp_path / "x.md").read_text()) == [drawn]
 

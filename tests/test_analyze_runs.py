@@ -400,6 +400,13 @@ def test_near_names_are_found_in_any_case(tmp_path):
         assert f"did you mean {near}?" in answer.err
 
 
+def test_columns_without_a_value_and_single_letters_are_not_suggested(tmp_path):
+    file = write_runs(tmp_path, [Run("a", config={"learning": 1}, summary={"train/loss": 1.0, "x": 1})])
+    rewrite(file, lr_parsed=pl.lit(None, pl.Float64))
+    for flag, name, near in (("-m", "loss", "; did you mean train/loss?"), ("-g", "lr", ""), ("-g", "e", "")):
+        assert f" {name}{near}; --schema lists all" in ask(file, flag, name).err
+
+
 def test_columns_of_our_own_are_not_suggested(runs_file: Path) -> None:
     answer = ask(runs_file, "--group-by", "config_json")
     assert (answer.code, "_config_json" in answer.err) == (2, False)

@@ -113,6 +113,8 @@ ODD_LINES = [  # as the server has them, and what is exported: time, stream, tex
     ("2026-01-01T02:00:01.500000123+02:00 in another zone", AT, "stdout", "in another zone"),
     ("2026-01-01T00:00:01 whole", AT.replace(microsecond=0), "stdout", "whole"),
     ("2026-01-01T25:00:01 no time", None, "stdout", "no time"),
+    ("0001-01-01T00:00:00+02:00 before year 1", None, "stdout", "before year 1"),
+    ("9999-12-31T23:59:59-05:00 after year 9999", None, "stdout", "after year 9999"),
     (f"{TIME} tab\there, größe 🚀, =1+1", AT, "stdout", "tab\there, größe 🚀, =1+1"),
 ]
 
@@ -974,6 +976,11 @@ def test_a_bar_of_an_old_sdk_is_one_line(export_logs, tmp_path, out):
     lines += [("stderr", "\r1it\n"), ("stderr", "\r2it\n"), ("stderr", "open"), ("stderr", "\rdone\n")]
     lines += [("stdout", f"\r{n}/312 [=>...] - loss: {9 - n}\n") for n in (1, 5, 9)]  # Keras
     lines += [("stdout", f"\rError {9 - n}.9%:  {n}%|#  | {n}/312 [00:01\n") for n in (1, 5, 9)]  # tqdm
+    lines += [("stdout", f"\r{n}/30 [=====] - {rest}\n") for n, rest in ((29, "ETA: 1s"), (30, "ETA: 0s"), (30, "9s"))]
+    lines += [("stdout", f"\r1/1 [==] - {what}\n") for what in ("G", "D")]  # each of these is over
+    lines += [("stdout", f"\r{n}/{n} [==] - other\n") for n in (5, 8)]
+    lines += [("stdout", f"\rsaved {n}/9 [model {n}]\n") for n in (1, 2)]
+    lines += [("stdout", "\rAcc: 42% 178it\n"), ("stdout", "\r99%|##|\n"), ("stdout", "\r" + "1" * 5_000 + "%|\n")]
     proto = export_runs.wandb_proto()
     records = [each.output_raw.SerializeToString() for each in raw_output(*lines)]  # the same fields
     add_records(file, [proto.Record(output=proto.OutputRecord.FromString(record)) for record in records])
@@ -982,6 +989,10 @@ def test_a_bar_of_an_old_sdk_is_one_line(export_logs, tmp_path, out):
         ("stderr", "epoch 1"), ("stderr", "100%"), ("stdout", "saved"), ("stderr", "100%"), ("stderr", "epoch 2"),
         ("stderr", "1it"), ("stderr", "2it"), ("stderr", "done"),
         ("stdout", "9/312 [=>...] - loss: 0"), ("stdout", "Error 0.9%:  9%|#  | 9/312 [00:01"),
+        ("stdout", "30/30 [=====] - 9s"), ("stdout", "1/1 [==] - G"), ("stdout", "1/1 [==] - D"),
+        ("stdout", "5/5 [==] - other"), ("stdout", "8/8 [==] - other"),
+        ("stdout", "saved 1/9 [model 1]"), ("stdout", "saved 2/9 [model 2]"),
+        ("stdout", "Acc: 42% 178it"), ("stdout", "99%|##|"), ("stdout", "1" * 5_000 + "%|"),
     ]  # fmt: skip
 
 

@@ -198,8 +198,8 @@ td:not(:last-child) { white-space: nowrap } td { overflow-wrap: break-word; max-
 # Words in the names of settings that say where or when a run ran, and not what was tried.
 NOISE = {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
-NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version, or only
-# tell when a model is evaluated and saved.
+# Of HuggingFace: its version and what varies with it, and when a model is evaluated and saved.
+NOISE_TREES = {"accelerator_config", "id2label", "label2id"}
 NOISE_TREES |= {"do_eval", "do_train", "eval_strategy", "evaluation_strategy", "save_strategy", "logging_steps"}
 NOISE_TREES |= {"eval_steps", "save_steps", "save_total_limit", "eval_do_concat_batches", "transformers_version"}
 NOISE_TREES |= {"device_id", "gpu", "gpu_id", "gpu_ids", "local_rank"}  # of seeds that ran side by side
@@ -574,7 +574,7 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
     """The column that a user names; ScriptError with the nearest names where there is none."""
     if found := known_column(name, runs):
         return found
-    columns = among or [column for column in runs.dtypes if column[:1] != "_"]
+    columns = among or [column for column in runs.dtypes if column[:1] != "_" and column not in runs.empty]
     hint = did_you_mean(name, columns if name.startswith(NAMED) else map(runs.label, columns))
     raise ScriptError(f"there is no {what} {name or repr(name)}{hint}; --schema lists all", WRONG_USAGE)
 
@@ -598,7 +598,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     ('; did you mean --state?', '; did you mean train/loss?')
     """
     known = {each.lower(): each for each in sorted(set(names), key=lambda each: (len(each), each))}
-    near = difflib.get_close_matches(name.lower(), known) or [k for k in known if name and name.lower() in k][:3]
+    near = difflib.get_close_matches(name.lower(), known) or [k for k in known if name[1:] and name.lower() in k][:3]
     return f"; did you mean {' or '.join(known[each] for each in near)}?" if near else ""
 
 
@@ -993,7 +993,10 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
         how = f"by bootstrap ({RESAMPLES:,} resamples, seed {SEED}), for {FEWEST_RESAMPLED} values or more"
         remarks.append(f"sorted by {what}; 95 % interval {how}{rough}")
     best = table.filter(pl.col("n") > 0).head(2)
-    names = row_names(best, by, LABEL_WIDTH) if len(by) <= 3 else ["the first", "the second"]
+    names = row_names(best, by, LABEL_WIDTH)
+    two = f"the best two, {' and '.join(names)},"
+    if len(by) > 3:  # too many values for a name
+        names, two = ["the first row", "the second row"][: best.height], "the first two rows"
     alone = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
     if table.height == 1:
         return [*remarks, "there is only one group: nothing to compare"]
@@ -1002,7 +1005,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     if alone:
         remarks.append(f"the best two cannot be compared: only one value in {' and '.join(alone)}")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
-        means, two = "" if stat == "mean" else " of the means", f"the best two, {' and '.join(names)},"
+        means = "" if stat == "mean" else " of the means"
         verdict = f"{two} differ" if p < SIGNIFICANT else f"within noise: {two} may differ only by chance"
         digits = 2 if abs(p - SIGNIFICANT) > 0.001 else 4  # 0.0497 would be shown as 0.05
         remarks.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{means})")
@@ -1544,17 +1547,17 @@ def introduction(study: Study) -> list[Result]:
 def curve_beside(metric: Metric, runs: Runs) -> list[str]:
     """The name of a metric with several values per run, else of its validation, else of its training; or no name."""
     columns = [(part, column) for part in rows_beside(runs, "history") for column in metric_columns(part)]
-    rows = [part.frame.drop_nulls(column) for part, column in columns if part.label(column) == metric.name]
-    counts = [each.select(rows=pl.len(), runs=pl.col("run_id").n_unique()) for each in rows]
-    if counts and collected(pl.concat(counts).select(pl.sum("rows") > 2 * pl.sum("runs"))).item():
+    own = [part.frame.drop_nulls(column) for part, column in columns if part.label(column) == metric.name]
+    ids, counts = runs.frame.select(run_id="id"), [each.group_by("run_id").len() for each in own]
+    if own and collected(pl.concat(counts).join(ids, on="run_id", how="semi").select(pl.median("len") > 2)).item():
         return [metric.name]
     names = [part.label(column) for part, column in columns]
     runs_with = {runs.label(column): count for column, count in coverage(metric_columns(runs), runs).items()}
     names = [name for name in names if 2 * runs_with.get(name, math.inf) >= runs_with.get(metric.name, 0)]
     names.sort(key=lambda name: (name != metric.name, -runs_with.get(name, 0)))
-    own = words(metric.name)  # none in a name such as "%"
-    related = [name for name in names if own and own[-1] in words(name)]  # other losses of a loss
-    tiers = VALIDATION, {"train", "training"}, {*own}
+    kinds = words(metric.name)  # none in a name such as "%"
+    related = [name for name in names if kinds and kinds[-1] in words(name)]  # other losses of a loss
+    tiers = VALIDATION, {"train", "training"}, {*kinds}
     return [name for tier in tiers for name in related if not tier.isdisjoint(words(name))][:1]
 
 

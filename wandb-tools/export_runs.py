@@ -951,6 +951,10 @@ CURSOR_MOVE = re.compile(r"(\n|\x1b\[[AB])")
 OutputLine: TypeAlias = tuple[datetime | None, str | None, list[str]]  # time, stream, pieces of text
 
 
+# Of a progress bar: the number in a state, and what is the same in all states. By tqdm, by Keras, and by others.
+BARS = r"(?<!\d)(\d{1,3})(%\|)", r"(?<!\d)(\d{1,9})(/\d{1,9} \[)[=>.]", r"(\d{1,3})(%)"
+
+
 def is_next_state(before: str, text: str) -> bool:
     r"""True if two texts are states of one progress bar: they return to the line's start, and its number never falls.
 
@@ -961,12 +965,14 @@ def is_next_state(before: str, text: str) -> bool:
     """
     if not ("\r" in before and text.startswith("\r")):
         return False
-    # The number of tqdm's or Keras' bar, else the first percentage.
-    number, now_number = (
-        [*map(int, (re.findall(r"\d+(?=%\||/\d+ \[)", state) or re.findall(r"\d{1,3}(?=%)", state))[:1])]
-        for state in (before, text)
-    )
-    return bool(number and now_number) and number <= now_number
+    for bar in BARS:
+        was, now = (re.search(bar, state) for state in (before, text))
+        if was and now:
+            is_over = was[2] == f"/{was[1]} [" and "ETA" not in before  # Keras' last state has no estimated time
+            return was[2] == now[2] and int(was[1]) <= int(now[1]) and not is_over
+        if was or now:
+            return False
+    return False
 
 
 class LogRows:
@@ -2766,9 +2772,10 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
             "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
             "text": [as_shown(node["line"] or "") for node in nodes],
         }
-        schema, forms = {"order": pl.Int64, **source.table.columns}, ("%+", "%FT%T%.f")
-        times = [pl.col("time").str.strptime(schema["time"], form, strict=False) for form in forms]
-        frames.append(pl.DataFrame(columns, {**schema, "time": pl.String}).with_columns(pl.coalesce(times)))
+        schema, forms = {"order": pl.Int64, **source.table.columns}, ("%+", "%FT%T%.f", "%F %T%.f")
+        time_ = pl.coalesce(pl.col("time").str.strptime(schema["time"], form, strict=False) for form in forms)
+        time_ = pl.when(time_.dt.year().is_between(1, 9999)).then(time_)
+        frames.append(pl.DataFrame(columns, {**schema, "time": pl.String}).with_columns(time=time_))
         start = numbers[0] if nodes and not count else start
         count, reached = count + len(nodes), numbers[-1] + 1 if nodes else reached
         if after is not None:
@@ -4114,7 +4121,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     ('; did you mean --state?', '; did you mean train/loss?')
     """
     known = {each.lower(): each for each in sorted(set(names), key=lambda each: (len(each), each))}
-    near = difflib.get_close_matches(name.lower(), known) or [k for k in known if name and name.lower() in k][:3]
+    near = difflib.get_close_matches(name.lower(), known) or [k for k in known if name[1:] and name.lower() in k][:3]
     return f"; did you mean {' or '.join(known[each] for each in near)}?" if near else ""
 
 

@@ -482,7 +482,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     ('; did you mean --state?', '; did you mean train/loss?')
     """
     known = {each.lower(): each for each in sorted(set(names), key=lambda each: (len(each), each))}
-    near = difflib.get_close_matches(name.lower(), known) or [k for k in known if name and name.lower() in k][:3]
+    near = difflib.get_close_matches(name.lower(), known) or [k for k in known if name[1:] and name.lower() in k][:3]
     return f"; did you mean {' or '.join(known[each] for each in near)}?" if near else ""
 
 
