@@ -434,6 +434,19 @@ def test_curves_for_programs_hold_all_points_and_others_say_how_many(tmp_path, m
     assert "7 of 60 points of step" in answered(file, "--curves", "loss", "--points", 7, *more, cwd=tmp_path).err
 
 
+def test_one_long_run_does_not_take_the_points_of_many_short_ones(tmp_path):
+    """Points were spread evenly over the steps: two of 13 were left for the short runs."""
+    file = write_runs(tmp_path, [Run(f"r{n}") for n in range(9)])
+    rows = [row for n in range(8) for row in steps(f"r{n}", [1.0] * 90)] + steps("r8", [1.0] * 900)
+    write_history(tmp_path, rows)
+    answer = answered(file, "--curves", "loss", "-g", "project")
+    assert "13 of 900 points of step" in answer.err
+    xs = [int(line.split()[0]) for line in answer.out.splitlines() if line.strip()[:1].isdigit()]
+    assert (xs[0], xs[-1]) == (0, 899)
+    assert sum(x < 90 for x in xs) >= 6
+    assert len(xs) in {13, 14}  # and where half of the runs have ended
+
+
 # --- groups ---------------------------------------------------------------------------------------------------
 
 

@@ -361,6 +361,42 @@ def test_what_best_per_advises(file):
     assert "and the best of 8 more\n" in answered(file, "--best-per", "out_dir", "-m", "test/mse", "-g", "k").err
 
 
+def test_of_equal_means_best_per_takes_that_of_more_runs(tmp_path):
+    runs = [Run(f"r{n}", config={"m": "a", "lr": 1 if n else 0}, summary={"test/mse": 0.5}) for n in range(4)]
+    assert "best of a: lr 1 (mean 0.5 of 3 runs)" in answered(write_runs(tmp_path, runs), "--best-per", "m").err
+
+
+def test_runs_that_only_a_path_tells_apart_are_said(tmp_path):
+    """Two models in one group looked like repeats of one."""
+    names = [(model, seed) for model in ("abc", "a_only") for seed in range(4)]
+    runs = [
+        Run(
+            f"{model}{seed}",
+            config={"seed": seed, "lr": 1, "model_path": f"out/{model}_s{seed}/x"},
+            summary={"loss": 1.0},
+        )
+        for model, seed in names
+    ]
+    runs += [Run("c", config={"seed": 0, "lr": 2, "model_path": "out/c_s0/x"}, summary={"loss": 1.0})]
+    said = "8 runs have the settings and the seed of another; to tell them apart, group also by model_path\n"
+    assert said in answered(write_runs(tmp_path, runs), "-g", "!seed").err
+    runs = [run for run in runs if "a_only" not in run.id]
+    assert "to tell them apart" not in answered(write_runs(tmp_path, runs), "-g", "!seed").err
+
+
+def test_of_equal_settings_the_one_without_nulls_stands_for_the_others(tmp_path):
+    configs = [{"sharing": n % 2 == 1, **({"deep": False} if n % 2 else {})} for n in range(6)]
+    runs = [Run(f"r{n}", config=config, summary={"loss": 1.0}) for n, config in enumerate(configs)]
+    assert "that vary: sharing\n" in answered(write_runs(tmp_path, runs), "-g", "!seed").err
+
+
+def test_ranges_that_equal_values_make_fewer_are_said(tmp_path):
+    runs = [Run(f"r{n}", config={"lr": 1 if n < 9 else n}, summary={"loss": float(n)}) for n in range(12)]
+    err = answered(write_runs(tmp_path, runs), "-g", "lr:3").err
+    assert "lr:3: only 2 ranges, because many runs have equal values; --group-by lr shows each value\n" in err
+    assert "only" not in answered(tmp_path, "-g", "lr:2", "--where", "lr > 1").err
+
+
 def test_best_per_says_what_its_choice_rests_on(tmp_path):
     runs = [Run(f"r{n}", config={"m": "ab"[n % 2], "lr": n}, summary={"test/mse": float(n)}) for n in range(6)]
     err = answered(write_runs(tmp_path, runs), "--best-per", "m", "-g", "m").err

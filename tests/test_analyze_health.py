@@ -278,6 +278,8 @@ def console(folder, run, texts, stream="stderr"):
         ("crashed", ["x.py", "Traceback (most recent call last):", "    raise Exception(1)"], "raise Exception(1)"),
         ("crashed", ["  8%|█ | 1/12", " 16%|█ | 2/12"], "16%| | 2/12"),
         ("crashed", ["34/63 - loss: 0.5" + "\b" * 9], "34/63 - loss: 0.5"),  # Keras moves back to its bar's start
+        ("crashed", ["epoch 7", "1/1 [=====] - 0s 32ms/step"], "epoch 7"),
+        ("crashed", ["out of memory", "x.py:3: FutureWarning: old", "  with autocast(on):"], "out of memory"),
     ],
 )
 def test_health_names_the_error_of_a_failed_run(tmp_path, state, texts, cause):

@@ -789,6 +789,11 @@ def test_the_suggested_grouping_compares_groups_of_several_runs(tmp_path):
     assert "test/mse by optimizer: 15 runs" in answered(write_runs(tmp_path, runs)).out  # one run of b says nothing
 
 
+def test_the_suggested_grouping_is_not_of_single_runs(tmp_path):
+    runs = [Run(f"r{n}", config={"model": "ab"[n % 2], "start": n % 5}, summary={"loss": float(n)}) for n in range(10)]
+    assert "loss by model: 10 runs in 2 groups" in answered(write_runs(tmp_path, runs)).out  # 10 of one with start
+
+
 def test_an_overview_names_the_tables_that_can_be_queried(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     write_rows(tmp_path, "table_my-data", {"run_id": ["a"], "row": [0], "x": [1]}, key="my-data")

@@ -294,6 +294,8 @@ def test_importance_finds_an_effect_with_its_best_in_the_middle(tmp_path):
     assert rows[0]["effect"] > 0.7
     assert abs(rows[0]["spearman"]) < 0.4
     assert rows[0]["p"] < 0.01
+    (line,) = [line for line in answered(tmp_path, "--importance").out.splitlines() if line.startswith("u ")]
+    assert line.split()[3] == "~"  # it said `-`: the more, the better
 
 
 def test_the_sign_of_an_association(tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ Health shows each problem of each run; first the runs with the worst, in this or
   no metric      no number is in the summary or in the history
 
 Importance is association, not cause: effect is eta squared of the Kruskal-Wallis test over the values of a setting (or
-over ranges, for numbers with many values); sign is + if the metric grows with the setting; p is by the F-test of ranks.
+over ranges, for numbers with many values); sign is + if the metric grows with the setting, ~ if it grows and falls; p
+is by the F-test of ranks.
 
 Exit codes: 0 answered; 1 nothing usable: no input, an unreadable input, or no run left (the filter is named); 2 wrong
 usage: an unknown flag, column or metric, an SQL statement other than SELECT, or inputs that do not fit together; 3 some
@@ -1059,12 +1060,13 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         table, settings, notes = varying_settings(runs, excluded=excluded)
         by = [column for column in settings if column not in excluded]
         apart = settings_apart(table, by)
-        left_out = [runs.label(column) for column in settings if column in excluded]
-        exceptions = f", except {some_of(left_out)}" if left_out else ""
+        left_out = [column for column in settings if column in excluded]
+        exceptions = f", except {some_of([*map(runs.label, left_out)])}" if left_out else ""
         if not by:
             raise ScriptError(f"{','.join(names)}: no other setting varies; name columns", WRONG_USAGE)
         say(f"grouped by all settings that vary{exceptions}: {some_of([*labels(apart, runs).values()])}")
         say(*notes)
+        hint_at_names(table.select(cs.string().exclude(settings), *by, *left_out), by, left_out, runs)
     for name in wanted:
         known, plain = known_column(name, runs), name
         if known is None and (ranges := re.fullmatch(r"(.+):([1-9]\d{0,2})", name)):
@@ -1076,6 +1078,18 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     if clashing := {*by} & {*STATISTICS, "metric", "x"}:
         raise ScriptError(f"{min(clashing)}: the result has another column with this name", WRONG_USAGE)
     return runs, list(dict.fromkeys(by)), list(dict.fromkeys(apart))
+
+
+def hint_at_names(table: pl.DataFrame, by: Sequence[str], seeds: Sequence[str], runs: Runs) -> None:
+    """Print which texts tell runs apart whose settings and seeds are equal, such as the folder of a trained model."""
+    alike = table.filter(table.select(*by, *seeds).is_duplicated()).drop(*by, *seeds)
+    names = alike.with_columns(pl.all().str.replace_all("[0-9]+", ""))  # without seeds, dates and the like
+    telling = [runs.label(c.name) for c in names if seeds and 1 < c.n_unique() <= alike.height / 2]
+    if telling:
+        same = (
+            f"{counted(alike.height, 'run')} have the settings and the {some_of([*map(runs.label, seeds)])} of another"
+        )
+        say(f"{same}; to tell them apart, group also by {some_of(telling)}")
 
 
 def say_rival(name: str, runs: Runs) -> None:
@@ -1165,7 +1179,7 @@ def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     # for each column takes 17 s for 2,000 settings, and this 0.8 s.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
     hashes: Any = sum(cells.iter_columns())
-    for column in sorted(columns, key=lambda c: combinations[c].n_unique()):
+    for column in sorted(columns, key=lambda c: (combinations[c].n_unique(), -combinations[c].null_count())):
         rest = hashes - cells[column]
         if len(chosen) > 1 and rest.n_unique() == combinations.height:
             hashes = rest
@@ -1185,6 +1199,9 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
         texts = [*map(repr, edges)]
     between = [f"{low} to {high}" for low, high in itertools.pairwise(texts)]
     names = [f"to {texts[0]}", *between, f"over {texts[-1]}"] if texts else ["all"]
+    if len(names) < ranges:
+        how = f"--group-by {runs.label(column)} shows each value"
+        say(f"{label}: only {counted(len(names), 'range')}, because many runs have equal values; {how}")
     place = pl.sum_horizontal(pl.lit(0), *((pl.col(column) > edge).cast(pl.Int64) for edge in edges))
     text = place.replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names))
     frame = runs.frame.with_columns(pl.when(pl.col(column).is_finite()).then(text).alias(name))
@@ -1201,7 +1218,9 @@ def best_settings(study: Study) -> Runs:
     if not settings:
         raise ScriptError("--best-per: no other setting varies, seeds apart: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
-    best = group_statistics(runs, keys, metric).unique(per, keep="first", maintain_order=True)
+    means = group_statistics(runs, keys, metric)
+    order: dict[str, Any] = {"descending": [metric.goal == "maximize", True], "nulls_last": True}
+    best = means.sort("mean", "n", **order, maintain_order=True).unique(per, keep="first", maintain_order=True)
     for row in best.drop_nulls("mean").head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None]) or "null"
         group = "/".join(cell_text(row[column]) for column in per)
@@ -1351,7 +1370,9 @@ def importance(study: Study, metric: Metric) -> Result:
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
-    sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
+    spearman = pl.col("spearman")
+    sign = spearman.sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
+    sign = pl.when(2 * spearman**2 < pl.col("effect")).then(pl.lit("~")).otherwise(sign)
     named = pl.Series("column", labels(answer["column"], runs).values(), dtype=pl.String)
     rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round_sig_figs(2)
     view = [(column.name, column) for column in answer.select(named, "kind", *rounded)]
@@ -1386,7 +1407,8 @@ def schema(study: Study) -> list[Result]:
     notes, unseen = [], []
     if not options.columns:
         from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
-        logged = [c.removeprefix(step) for c in sorted(seen.filter(has_any)["column"]) if c.startswith(step)]
+        names = [c.removeprefix(step) for c in sorted(seen.filter(has_any)["column"]) if c.startswith(step)]
+        logged = [".".join(runs.paths.get(f"metric_{name}", (name,))) for name in names]
         lists = {
             "without any value": seen.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
             "from histories, for --value min, max, last, tail and at": logged,
@@ -1513,7 +1535,9 @@ def suggested_grouping(runs: Runs) -> list[str]:
     chosen: list[str] = []
     for column in sorted(settings, key=lambda c: (c not in named, table[c].dtype != pl.String, largest[c])):
         size = table.select(chosen).n_unique() if chosen else 1
-        if len(chosen) < 2 and size < table.select(*chosen, column).n_unique() <= most:
+        rows = table.select(*chosen, column)
+        of_one_run = rows.is_unique().sum()
+        if len(chosen) < 2 and size < rows.n_unique() <= most and 2 * of_one_run <= rows.n_unique():
             chosen.append(column)
     return chosen
 
@@ -1926,12 +1950,13 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
     ends = rows.group_by(RUN_NUMBER).agg(finite(VALUE).last())
     best = ends.sort(VALUE, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True).head(MOST_LINES)
     shown = rows if study.by or holds_all else rows.join(best, on=RUN_NUMBER, how="semi")
-    points, most = shown.select(place.unique().sort()), options.points or PICTURE_POINTS
+    counts, most = shown.group_by("x").len().sort("x"), options.points or PICTURE_POINTS
+    points = counts.select("x")
     if not (options.points or options.report or form in {"png", "svg", "html"}):  # all for programs, within bounds
         most = max(CURVE_POINTS, MOST_CURVE_ROWS // keys.height if holds_all else 0)
     if points.height > most:
         say(f"{most} of {points.height:,} points of {axis}: use --points for more")
-        points = points[[round(i * (points.height - 1) / max(1, most - 1)) for i in range(most)]]
+        points = points[spread(counts["len"], most)]
     bounds = {"first x": place.first(), "last x": place.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
     # The end of each curve is a point, too: a run's last x, or the one that half of the runs of its group reach.
@@ -1947,6 +1972,19 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
     if hidden := spans.height - found[RUN_NUMBER].n_unique():
         say(f"not shown, because they have no value at these points: {counted(hidden, 'run')}")
     return found
+
+
+def spread(counts: pl.Series, most: int) -> list[int]:
+    """The numbers of `most` of the places at which `counts` rows are, evenly over the rows: not over one long run."""
+    middles = counts.cum_sum() - counts / 2
+    borders = (middles + middles.shift(-1)).head(-1) / 2
+    step = (middles[-1] - middles[0]) / max(1, most - 1)
+    nearest = borders.search_sorted(pl.Series([middles[0] + i * step for i in range(most)]))
+    chosen: list[int] = []
+    for i, place in enumerate(nearest):  # each place once
+        least = chosen[-1] + 1 if chosen else 0
+        chosen.append(min(max(place, least), len(counts) - most + i))
+    return chosen
 
 
 def with_divergence(rows: pl.DataFrame, label: str, goal: Goal | None, options: Options) -> pl.DataFrame:
@@ -2086,8 +2124,8 @@ def health(study: Study) -> list[Result]:
         why += ": export_runs.py --console exports it"
     title = f"Problems in {problems[RUN_NUMBER].n_unique():,} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
-    if keys["project"].n_unique() > 1:
-        view.insert(1, ("project", keys["project"].gather(folded[RUN_NUMBER])))
+    if (projects := keys["project"].gather(folded[RUN_NUMBER])).n_unique() > 1:
+        view.insert(1, ("project", projects))
     return [Result("health", title, table, view, [why] if silent else [])]
 
 
@@ -2132,17 +2170,21 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(*KEY, is_failed=in_states(["failed"]))
     # More lines may follow an error, such as a progress bar that closes. A run that crashed was not ended by one.
     is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]*(Error|Exception|Interrupt)(:|$)")
-    is_bar_or_head = pl.col("text").str.contains(r"\d%\||\($|^(Traceback|Exception ignored)")
+    is_warning = pl.col("text").str.contains("Warning: ")  # Python prints the line of code below it
+    is_minor = is_warning | (is_warning.shift() & pl.col("text").str.contains(r"^\s"))
+    is_bar_or_head = r"\d%\||\d+/\d+ \[[=>.]+\]|\($|^(Traceback|Exception ignored)"
+    is_minor |= pl.col("text").str.contains(is_bar_or_head)
     is_sdk = pl.col("text").str.contains("^wandb: (WARNING|[A-Z][a-z])")  # not its errors
-    # The line with the greatest number wins: first errors, then what is no progress bar, then stderr, then later lines.
+    # The line with the greatest number wins: first errors, then what is not minor, then stderr, then later lines.
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
-    order += pl.when(is_bar_or_head).then(0).otherwise(2**61)
+    order += pl.when("is_minor").then(0).otherwise(2**61)
     order += pl.when(is_error & pl.col("is_failed")).then(2**62).otherwise(0)
     consoles = [p.frame.with_columns(columns_or_null(p, {"stream": pl.String})) for p in rows_beside(runs, "console")]
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", "line", "stream", id="run_id") for each in consoles)
-    lines = lines.filter(pl.col("text").str.contains(r"\w") & ~is_sdk).join(broken, on=KEY, nulls_equal=True)
+    lines = lines.with_columns(is_minor=is_minor).filter(pl.col("text").str.contains(r"\w") & ~is_sdk)
+    lines = lines.join(broken, on=KEY, nulls_equal=True)
     last = pl.col("text").max_by(order).str.replace_all(r"[\s\p{Cc}█-▏]+", " ").str.strip_chars()
     return collected(lines.group_by(KEY).agg(line=last))
 
