@@ -2706,22 +2706,19 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
             remarks.append("intervals that reach 0 or below are not drawn")
         rows = rows.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in numbers)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
-    if is_cut := len(near) < len(drawn):
-        remarks.append("extreme values are cut off")
-    if key in {"curves", "groups"} and low < high and "ci_low" in numbers:
+    cut = ["extreme values are cut off"] if len(near) < len(drawn) else []
+    if "ci_low" in numbers and low < high:
         # Bands of a few runs can be very wide: they add at most an eighth of the values' range at each end.
         margin = (high / low) ** 0.125 if log else (high - low) / 8
         least, most = (low / margin, high * margin) if log else (low - margin, high + margin)
         ends = [*domain, *rows["ci_low"].drop_nulls(), *rows["ci_high"].drop_nulls()]
         domain = max(least, min(ends)), min(most, max(ends))
-        if domain != (min(ends), max(ends)):
-            is_cut = True
-            remarks.append("wide intervals are cut off")
-    if low < high and (key == "curves" or is_cut):
-        # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
-        scale |= {"domain": domain, "nice": False, "clamp": not is_live}
-        scale |= {"padding": 8}  # points at the edges are whole
-    return rows, scale, remarks
+        cut += ["wide intervals are cut off"] if domain != (min(ends), max(ends)) else []
+    if low < high and (key == "curves" or cut):
+        # Clamped, as the renderer stores also what lies far outside; zooming needs the true places. With the padding,
+        # points at the edges are whole.
+        scale |= {"domain": domain, "nice": False, "clamp": not is_live, "padding": 8}
+    return rows, scale, [*remarks, *cut]
 
 
 def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, is_live: bool) -> list[dict[str, Any]]:
