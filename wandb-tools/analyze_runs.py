@@ -2380,10 +2380,9 @@ def fitted(
     if most and height > most:
         notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
     columns, is_curve = columns_as_text(result, min(most or height, height), escape), result.key == "curves"
-    fitting = max(result.kept, width // 3 + 1)  # each takes a character and two blanks at least
-    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:fitting]]
-    if len(columns) == len(sizes) and sum(map(max, sizes)) + 2 * (len(sizes) - 1) <= width:
-        least = width
+    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns]
+    if sum(max(size) + 2 for size in sizes) - 2 <= width:
+        least = width  # all fits as it is
 
     def room(n: int, limit: int) -> int:
         cells, head = sizes[n]
@@ -2391,10 +2390,11 @@ def fitted(
             return max(cells, min(head, least))
         return min(max(cells, head), max(limit, width // 2) if columns[n].label in WHOLE else limit)
 
-    def fits(count: int, limit: int) -> bool:
-        return sum(room(n, limit) + 2 for n in range(count)) - 2 <= width
+    def fitting(limit: int) -> int:
+        """How many columns fit if texts are cut to `limit`."""
+        return sum(end - 2 <= width for end in itertools.accumulate(room(n, limit) + 2 for n in range(len(columns))))
 
-    count = max(result.kept, next((n for n in range(len(sizes), 0, -1) if fits(n, least if n > 2 else 1)), 1))
+    count = max(1, result.kept, fitting(least), min(2, fitting(1)))
     if dropped := [label for label, _ in result.view[count:]]:
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] and result.key != "schema" else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
@@ -2405,7 +2405,7 @@ def fitted(
     if escape is not printable:  # a page
         return columns, notes
     limits = range(width, least if result.kept else 0, -1)
-    limit = next((limit for limit in limits if fits(len(columns), limit)), least)
+    limit = next((limit for limit in limits if fitting(limit) == len(columns)), least)
     rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
     for n, column in enumerate(columns):
         own, is_whole = max(1, room(n, limit)), column.is_number or column.label in BROKEN
