@@ -1716,17 +1716,17 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     rivals = {column: known_column(column, runs, ["config_"]) for column in empty}
     replaced = [f"{sql_name(rival)} AS {sql_name(c)}" for c, rival in rivals.items() if rival and rival != c]
     sources = []
-    for part, own in zip(parts, paths_of, strict=True):
+    for part, own, others in zip(parts, paths_of, repeated_runs(parts, name, runs), strict=True):
         renamed = [f"{sql_name(c)} AS {sql_name(names.get((c, p), c))}" for c, p in own.items() if c in unsettled]
         every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.file.absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
-        sources.append(f"SELECT {every} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
-    for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
+        source = f"SELECT {every} FROM read_parquet({file}, hive_partitioning = false)"  # noqa: S608 - quoted
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
-            sources[i] += f" AS part ANTI JOIN (VALUES {rows}) AS other({', '.join(others.columns)}) ON "
-            sources[i] += " AND ".join(f"part.{c} IS NOT DISTINCT FROM other.{c}" for c in others.columns)
+            source += f" AS part ANTI JOIN (VALUES {rows}) AS other({', '.join(others.columns)}) ON "
+            source += " AND ".join(f"part.{c} IS NOT DISTINCT FROM other.{c}" for c in others.columns)
+        sources.append(source)
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
@@ -1829,7 +1829,7 @@ def rows_beside(runs: Runs, view: str) -> Runs:
 def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataFrame]:
     """For each file of a view the runs (entity, project, run_id) whose rows come from another file, which has more."""
     names = ["entity", "project", "run_id"]
-    if len(parts) < 2:
+    if len(parts) < 2 or view == "runs":
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
     sizes = []
     for number, part in enumerate(parts):
