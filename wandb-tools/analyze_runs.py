@@ -1399,11 +1399,11 @@ def schema(study: Study) -> list[Result]:
         unseen = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
         turn = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
-    heads = {"cover": "coverage", "values": "distinct"}  # others are headed by their names
-    seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(4))
     is_hashed = pl.col("column").str.contains("__[0-9a-f]{8,}$") & pl.col("path").is_not_null()
-    seen = seen.with_columns(pl.when(is_hashed).then("path").otherwise("column").alias("column"))
-    view = [(h, seen[heads.get(h, h)]) for h in ("column", "cover", "values", "min", "max", "example", "dtype")]
+    named = pl.when(is_hashed).then("path").otherwise("column").alias("column")
+    sizes = pl.col("coverage").round(4).alias("cover"), pl.col("distinct").alias("values")
+    short = pl.col("dtype").str.replace(r"^Datetime.*", "Datetime")
+    view = [(column.name, column) for column in seen.select(named, *sizes, "min", "max", "example", short)]
     title = f"{counted(len(rows), 'column')}; coverage is the share of runs with a value"
     table = pl.DataFrame(rows, dtypes | {"min": pl.Object, "max": pl.Object})  # integers stay exact
     return [Result("schema", title, table, view, notes, unseen=unseen)]
