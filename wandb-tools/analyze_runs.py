@@ -949,14 +949,11 @@ def groups(study: Study, metric: Metric) -> Result:
     kept = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
+        numbers = [*sizes, *(["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"])]
+        first = [*numbers, *varying] if len(varying) > 3 else [*varying, *numbers]  # numbers always fit
         lost = ["n_nonfinite"] if table["n_nonfinite"].sum() else []
-        numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
-        rest = [name for name in ("min", "median", "max") if name != stat]
-        first = [*varying, *sizes, *numbers]
-        if len(varying) > 3:  # numbers always fit
-            first = [*sizes, *numbers, *varying]
-        best = [name for name in ("best_run", "best_step") if name in statistics]
-        shown = [*first, *lost, *best, *rest]
+        rest = [name for name in ("best_run", "best_step", "min", "median", "max") if name in statistics]
+        shown = [*dict.fromkeys([*first, *lost, *rest])]
     heads = labels([*by, *statistics], runs)
     heads |= {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
