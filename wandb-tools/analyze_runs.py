@@ -2376,7 +2376,7 @@ def fitted(
     height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
     if most and height > most:
         notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
-    columns, is_curve = columns_as_text(result, min(most or height, height), escape), result.key == "curves"
+    columns = columns_as_text(result, min(most or height, height), escape)
     sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns]
     if sum(max(size) + 2 for size in sizes) - 2 <= width:
         least = width  # all fits as it is
@@ -2396,7 +2396,7 @@ def fitted(
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] and result.key != "schema" else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     columns = columns[:count]
-    if is_curve and count > 1:  # without the rows of curves that do not fit
+    if result.key == "curves" and count > 1:  # without the rows of curves that do not fit
         has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:]), strict=True)]
         columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
     if escape is not printable:  # a page
