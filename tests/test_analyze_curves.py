@@ -157,6 +157,18 @@ def test_curves_are_of_one_metric_whatever_its_column_in_each_file(tmp_path, nam
     assert {row["metric"] for row in rows} == {next(column for column, path in BOTH.items() if name in (column, *path))}
 
 
+def test_a_column_means_the_metric_of_the_first_file_in_all_files(tmp_path):
+    """Runs that have it in another column were left out, and said to lack it."""
+    for project, paths in (("aa", SLASH), ("zz", BOTH)):
+        write_runs(tmp_path, [Run(project)], project=project)
+        columns = {"run_id": [project], "_step": [0]}
+        columns |= {column: [1.0 if path == ["train/loss"] else 7.0] for column, path in paths.items()}
+        history = write_rows(tmp_path, "history", columns, project=project)
+        pl.read_parquet(history).write_parquet(history, metadata={"wandb_tools.columns": json.dumps(paths)})
+    rows = document(tmp_path, "--curves", "metric_train_loss")["curves"]
+    assert {row["id"]: row["value"] for row in rows} == {"aa": 1.0, "zz": 1.0}
+
+
 def test_curves_of_a_history_without_paths_go_by_the_names_of_the_runs(tmp_path):
     file = write_runs(tmp_path, [Run("a", summary={"train/loss": 1.0})])
     write_rows(tmp_path, "history", {"run_id": ["a"], "_step": [0], "metric_train_loss": [1.0]})
@@ -248,6 +260,7 @@ def test_the_axis_is_a_metric_of_one_name_in_all_files(tmp_path):
     answer = answered(tmp_path, "--curves", "loss")
     assert "most runs logged loss without its step metric: over step; or use --x epoch\n" in answer.err
     assert {row["id"] for row in document(tmp_path, "--curves", "loss")["curves"]} == {"a", "b", "c"}
+    assert {row["id"] for row in document(tmp_path, "--curves", "loss", "--x", "epoch")["curves"]} == {"a"}
 
 
 def test_the_axis_depends_on_the_runs_that_count_alone(tmp_path):

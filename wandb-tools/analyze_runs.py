@@ -733,7 +733,7 @@ def summary_column(name: str, column: str | None, runs: Runs, goal: Goal | None)
     if not others:
         # Where names clash, the summary's has a hash.
         is_stored = any(re.fullmatch(f"(?i)metric_{flattened(name)}__[0-9a-f]{{8}}", c) for c in runs.dtypes)
-        if not is_stored and any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
+        if not is_stored and metric_called(name, rows_beside(runs, "history")):
             how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
             raise ScriptError(f"{name} is only in the histories: use {how}", WRONG_USAGE)
         find_column(name, runs, "metric", metric_columns(runs))  # there is none: an error with the nearest names
@@ -950,14 +950,11 @@ def groups(study: Study, metric: Metric) -> Result:
     kept = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
+        numbers = [*sizes, *(["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"])]
+        first = [*numbers, *varying] if len(varying) > 3 else [*varying, *numbers]  # numbers always fit
         lost = ["n_nonfinite"] if table["n_nonfinite"].sum() else []
-        numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
-        rest = [name for name in ("min", "median", "max") if name != stat]
-        first = [*varying, *sizes, *numbers]
-        if len(varying) > 3:  # numbers always fit
-            first = [*sizes, *numbers, *varying]
-        best = [name for name in ("best_run", "best_step") if name in statistics]
-        shown = [*first, *lost, *best, *rest]
+        rest = [name for name in ("best_run", "best_step", "min", "median", "max") if name in statistics]
+        shown = [*dict.fromkeys([*first, *lost, *rest])]
     heads = labels([*by, *statistics], runs)
     heads |= {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
@@ -1421,11 +1418,11 @@ def schema(study: Study) -> list[Result]:
         unseen = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
         turn = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
-    heads = {"cover": "coverage", "values": "distinct"}  # others are headed by their names
-    seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(4))
     is_hashed = pl.col("column").str.contains("__[0-9a-f]{8,}$") & pl.col("path").is_not_null()
-    seen = seen.with_columns(pl.when(is_hashed).then("path").otherwise("column").alias("column"))
-    view = [(h, seen[heads.get(h, h)]) for h in ("column", "cover", "values", "min", "max", "example", "dtype")]
+    named = pl.when(is_hashed).then("path").otherwise("column").alias("column")
+    sizes = pl.col("coverage").round(4).alias("cover"), pl.col("distinct").alias("values")
+    short = pl.col("dtype").str.replace(r"^Datetime.*", "Datetime")
+    view = [(column.name, column) for column in seen.select(named, *sizes, "min", "max", "example", short)]
     title = f"{counted(len(rows), 'column')}; coverage is the share of runs with a value"
     table = pl.DataFrame(rows, dtypes | {"min": pl.Object, "max": pl.Object})  # integers stay exact
     return [Result("schema", title, table, view, notes, unseen=unseen)]
@@ -1476,11 +1473,8 @@ def machine_use(study: Study) -> list[Result]:
     """Run time by GPU, of runs in all states, and how busy the machines were where system metrics tell it."""
     busy = {"gpu_percent": cs.matches(r"^system_gpu_\d+_gpu$"), "cpu_percent": cs.matches("^system_cpu$")}
     runs, null = study.any_state, pl.lit(None, pl.Float64)
-    means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(busy, pl.Float64))]
-    for part in rows_beside(runs, "system"):
-        values = {name: pl.mean_horizontal(null, columns & cs.numeric()).mean() for name, columns in busy.items()}
-        means.append(collected(part.frame.group_by("entity", "project", id="run_id").agg(**values)))
-    of_runs = pl.concat(means)
+    means = {name: pl.mean_horizontal(null, columns & cs.numeric()).mean() for name, columns in busy.items()}
+    of_runs = collected(rows_beside(runs, "system").frame.group_by("entity", "project", id="run_id").agg(**means))
     facts = columns_or_null(runs, {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64})
     rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, **BY_RUN)
     if of_runs.is_empty() and rows["gpu"].null_count() == rows.height:
@@ -1512,8 +1506,8 @@ def why_no_metric(study: Study) -> str:
         return f"no metric's name says whether lower or higher is better: {how} {some_of(names, SUGGESTED_NAMES)}"
     if any(in_any_state.values()):
         return "only runs in other states have metrics: use --state all"
-    histories = rows_beside(study.any_state, "history")
-    if names := sorted({part.label(column) for part in histories for column in metric_columns(part)}):
+    history = rows_beside(study.any_state, "history")
+    if names := sorted(map(history.label, metric_columns(history))):
         how = "use --curves, or aggregate_runs.py --history and then --value last"
         return f"metrics are only in the histories: {how}: {some_of(names, SUGGESTED_NAMES)}"
     return "none of these runs has a finite metric; use --varying, or --health for how they ended"
@@ -1570,14 +1564,15 @@ def introduction(study: Study) -> list[Result]:
 
 def curve_beside(metric: Metric, runs: Runs) -> list[str]:
     """The name of a metric with several values per run, else of its validation, else of its training; or no name."""
-    columns = [(part, column) for part in rows_beside(runs, "history") for column in metric_columns(part)]
-    own = [part.frame.drop_nulls(column) for part, column in columns if part.label(column) == metric.name]
-    ids, counts = runs.frame.select(run_id="id"), [each.group_by("run_id").len() for each in own]
-    if own and collected(pl.concat(counts).join(ids, on="run_id", how="semi").select(pl.median("len") > 2)).item():
-        return [metric.name]
-    names = [part.label(column) for part, column in columns]
+    history = rows_beside(runs, "history")
+    columns = {history.label(column): column for column in metric_columns(history)}
+    if metric.name in columns:
+        counts = history.frame.drop_nulls(columns[metric.name]).group_by("entity", "project", id="run_id").len()
+        is_long = counts.join(runs.frame, on=KEY, how="semi", nulls_equal=True).select(pl.median("len") > 2)
+        if collected(is_long).item():
+            return [metric.name]
     runs_with = {runs.label(column): count for column, count in coverage(metric_columns(runs), runs).items()}
-    names = [name for name in names if 2 * runs_with.get(name, math.inf) >= runs_with.get(metric.name, 0)]
+    names = [name for name in columns if 2 * runs_with.get(name, math.inf) >= runs_with.get(metric.name, 0)]
     names.sort(key=lambda name: (name != metric.name, -runs_with.get(name, 0)))
     kinds = words(metric.name)  # none in a name such as "%"
     related = [name for name in names if kinds and kinds[-1] in words(name)]  # other losses of a loss
@@ -1742,17 +1737,17 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     rivals = {column: known_column(column, runs, ["config_"]) for column in empty}
     replaced = [f"{sql_name(rival)} AS {sql_name(c)}" for c, rival in rivals.items() if rival and rival != c]
     sources = []
-    for part, own in zip(parts, paths_of, strict=True):
+    for part, own, others in zip(parts, paths_of, repeated_runs(parts, name, runs), strict=True):
         renamed = [f"{sql_name(c)} AS {sql_name(names.get((c, p), c))}" for c, p in own.items() if c in unsettled]
         every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.file.absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
-        sources.append(f"SELECT {every} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
-    for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
+        source = f"SELECT {every} FROM read_parquet({file}, hive_partitioning = false)"  # noqa: S608 - quoted
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
-            sources[i] += f" AS part ANTI JOIN (VALUES {rows}) AS other({', '.join(others.columns)}) ON "
-            sources[i] += " AND ".join(f"part.{c} IS NOT DISTINCT FROM other.{c}" for c in others.columns)
+            source += f" AS part ANTI JOIN (VALUES {rows}) AS other({', '.join(others.columns)}) ON "
+            source += " AND ".join(f"part.{c} IS NOT DISTINCT FROM other.{c}" for c in others.columns)
+        sources.append(source)
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
@@ -1820,23 +1815,42 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
                 say(f"runs and {part.view} of {path_text(part.project)} in {folder} come from different exports{how}")
 
 
-def rows_beside(runs: Runs, view: str) -> list[Runs]:
-    """The files of a view beside the runs, each run's rows in one of them; the runs' paths where theirs are lost."""
+def rows_beside(runs: Runs, view: str) -> Runs:
+    """The rows of all files of a view beside the runs, each run's from one of them, as one; its parts are the files.
+
+    A metric has one column, though it may have others in single files; names that a file has lost are the runs'.
+    """
     parts = [part for part in files_beside(runs) if part.view == view]
     warn_of_other_exports(parts, runs)
-    found = []
+    frames = [pl.LazyFrame(schema={c: pl.Int64() if c in NUMBERS else pl.String() for c in NEEDED[view]})]
+    columns, paths = dict[KeyPath | str, str](), dict[str, KeyPath]()  # columns by their paths and by their W&B names
+    goals, axes = dict[str, Goal](), dict[str, str]()
     for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
+        named, own = part._replace(paths={**runs.paths, **part.paths}), dict[str, str]()
+        for column in sorted(metric_columns(part), key=lambda c: named.paths.get(c) not in columns):
+            path = named.paths.get(column, (named.label(column),))
+            new = columns.get(path) or columns.get(".".join(path))
+            if new is None or new in own:  # a further metric: one of another file may have its column
+                new = f"{column}__{path_hash(path)[:8]}" if column in paths else column
+            own[new] = column
+            columns.setdefault(path, new)
+            columns.setdefault(".".join(path), new)
+            paths.setdefault(new, path)
+        goals = {new: part.goals[c] for new, c in own.items() if c in part.goals} | goals
+        axes = {new: part.axes[c] for new, c in own.items() if c in part.axes} | axes
         frame = part.frame
         if others.height:
             frame = frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
-        found.append(part._replace(frame=frame, paths={**runs.paths, **part.paths}))
-    return found
+        rest = (cs.numeric() | cs.string()) - cs.starts_with("metric_")
+        frames.append(frame.select(rest, **{new: pl.col(column) for new, column in own.items()}))
+    frame = pl.concat(frames, how="diagonal_relaxed")
+    return Runs(frame, frame.collect_schema(), paths, goals, axes, parts=tuple(parts), view=view)
 
 
 def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataFrame]:
     """For each file of a view the runs (entity, project, run_id) whose rows come from another file, which has more."""
     names = ["entity", "project", "run_id"]
-    if len(parts) < 2:
+    if len(parts) < 2 or view == "runs":
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
     sizes = []
     for number, part in enumerate(parts):
@@ -1855,24 +1869,20 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
     return [others.filter(pl.col(FILE_NUMBER) == number).select(names) for number in range(len(parts))]
 
 
-def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns that `parts` rename."""
+def rows_of_history(history: Runs, columns: Mapping[str, str], keys: pl.DataFrame) -> pl.DataFrame:
+    """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and `columns` by their new names."""
     is_near = pl.col("run_id").is_in(keys["id"].unique().to_list(), nulls_equal=True)  # skips row groups of others
-    numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
-    for part, columns in (each for each in parts if each[1]):
-        rows = part.frame.filter(is_near)
-        values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
-        rows = rows.select("entity", "project", "_step", id="run_id", **values)
-        rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
-        rows = rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
-        frames.append(collected(rows.drop(KEY)))
-    return pl.concat(frames, how="diagonal")
+    values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
+    rows = history.frame.filter(is_near).select("entity", "project", "_step", id="run_id", **values)
+    rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
+    numbers = keys.lazy().select(RUN_NUMBER, *KEY)
+    return collected(rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left").drop(KEY))
 
 
 def curves(study: Study, names: Sequence[str] = ()) -> list[Result]:
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
-    options, histories = study.options, rows_beside(study.runs, "history")
-    if not histories:
+    options, history = study.options, rows_beside(study.runs, "history")
+    if not history.parts:
         sampled = [file for part in study.runs.parts for file in part.file.parent.glob("*_history_sampled.parquet")]
         what = "only a sampled history, which is not used" if sampled else "no history file"
         raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes all rows", NOTHING_USABLE)
@@ -1880,28 +1890,23 @@ def curves(study: Study, names: Sequence[str] = ()) -> list[Result]:
     keys, results = keys.with_row_index(RUN_NUMBER), dict[str, Result]()  # by label: two names may mean one metric
     for name in names or options.curves:
         known = metric_called(name, study.runs)
-        wanted = study.runs.label(known) if known else name
-        called = [(part, column) for part in histories if (column := metric_called(wanted, part))]
-        if not called:
-            logged = {part.label(c) for part in histories for c in metric_columns(part)}
+        column = metric_called(study.runs.label(known) if known else name, history)
+        if column is None:
+            logged = {*map(history.label, metric_columns(history))}
             hint = did_you_mean(name, logged) or f"; there are {some_of(sorted(logged), SUGGESTED_NAMES) or 'none'}"
             raise ScriptError(f"no history has a metric {name}{hint}", WRONG_USAGE)
-        # Each export settles its names: one column may be train/loss in one file, and train_loss in another.
-        spellings = [part.label(column) for part, column in called]
-        label = wanted if wanted in spellings else spellings[0]
-        sources = [(part, column) for part, column in called if part.label(column) == label]
-        stored = [part.goals[column] for part, column in sources if column in part.goals]
-        goal = options.goal or next(iter(stored), None) or goal_by_name(label)
+        label = history.label(column)
+        goal = options.goal or history.goals.get(column) or goal_by_name(label)
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        clock, axis, rows = rows_over(options.x, sources, keys)
+        clock, axis, rows = rows_over(options.x, column, history, keys)
         points = curve_points(with_divergence(rows, label, goal, options), axis, goal, keys, study)
         if clock == "_timestamp":
             points = points.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
-        results[label] = lines_of(points, value, axis, known or sources[0][1], goal, study)
+        results[label] = lines_of(points, value, axis, known or column, goal, study)
     return [*results.values()]
 
 
@@ -1911,27 +1916,21 @@ def metric_called(name: str, history: Runs) -> str | None:
     return known_column(name, history._replace(dtypes=metrics), ["metric_"])
 
 
-def rows_over(x: str | None, sources: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
+def rows_over(x: str | None, column: str, history: Runs, keys: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
     """The column and the name of an axis, and a metric's rows that have it: RUN_NUMBER, VALUE and x, in this order."""
-    defined = (known_column(part.axes[column], part, ["metric_"]) for part, column in sources if column in part.axes)
-    axis = next(filter(None, defined), "step") if x is None else x
+    defined = known_column(history.axes[column], history, ["metric_"]) if column in history.axes else None
+    axis = (defined or "step") if x is None else x
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
-    selected: list[tuple[Runs, dict[str, str]]] = []
-    axis_name = axis  # W&B's name, once a file has it: a column may be another metric in the next file
-    for part, column in sources:
-        x_column = clock if clock.startswith("_") and clock in part.dtypes else metric_called(axis_name, part)
-        axis_name = part.label(x_column) if x_column and axis_name == axis else axis_name
-        named = {"x": x_column} if x_column and part.label(x_column) == axis_name else {}
-        selected.append((part, {VALUE: column, **named}))
-    if not any("x" in columns for _, columns in selected):
+    x_column = clock if clock.startswith("_") and clock in history.dtypes else metric_called(axis, history)
+    if x_column is None:
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
-    part, column = sources[0]
-    label, logged = part.label(column), rows_of_histories(selected, keys).drop_nulls(VALUE)
+    label = history.label(column)
+    logged = rows_of_history(history, {VALUE: column, "x": x_column}, keys).drop_nulls(VALUE)
     has_axis = logged.group_by(RUN_NUMBER).agg((2 * pl.col("x").count() >= pl.len()).alias("x"))["x"]
     if x is None and 2 * has_axis.sum() < len(has_axis):
-        say(f"most runs logged {label} without its step metric: over step; or use --x {axis_name}")
+        say(f"most runs logged {label} without its step metric: over step; or use --x {history.label(x_column)}")
         clock, axis, logged = "_step", "step", logged.with_columns(x=pl.col("_step").cast(pl.Float64))
-    axis, place = part.label(axis).removeprefix("_"), pl.col("x")
+    axis, place = history.label(axis).removeprefix("_"), pl.col("x")
     if silent := len(has_axis) and keys.height - len(has_axis):
         say(f"left out, because no history has {label} of them: {counted(silent, 'run')}")
     rows = logged.filter(place.is_between(0, 2e11) if clock == "_timestamp" else place.is_finite())  # to the year 8307
@@ -2081,26 +2080,22 @@ def curve_columns(
 
 def health(study: Study) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with the worst first."""
-    runs, histories = study.any_state, rows_beside(study.any_state, "history")
+    runs, history = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
     found, logged, non_finite = list[Problem](), set[int](), dict[str, list[int]]()  # the last two: numbers of runs
-    # By paths, as two may have one label; as JSON, as no other column is called so.
-    metrics = [{json.dumps(part.paths.get(c, [part.label(c)])): c for c in metric_columns(part)} for part in histories]
-    paths = sorted({path for own in metrics for path in own})
-    sizes = [collected(part.frame.group_by("entity", "project", id="run_id").len()) for part in histories]
-    read = {number for each in sizes for number in keys.join(each, on=KEY, nulls_equal=True)[RUN_NUMBER]}
-    at_once = max(1, CELLS_READ // max(1, sum(int(each["len"].sum()) for each in sizes)))
-    for start in range(0, len(paths), at_once):
-        block = paths[start : start + at_once]
-        columns = [{path: own[path] for path in block if path in own} for own in metrics]
-        rows = rows_of_histories([*zip(histories, columns, strict=True)], keys)
-        for path in block:
-            values = pl.DataFrame([rows[RUN_NUMBER], rows["_step"], rows[path].alias(VALUE)]).drop_nulls(VALUE)
+    metrics = sorted(metric_columns(history), key=lambda column: json.dumps(history.paths[column]))
+    sizes = collected(history.frame.group_by("entity", "project", id="run_id").len())
+    read = keys.join(sizes, on=KEY, nulls_equal=True)[RUN_NUMBER]
+    at_once = max(1, CELLS_READ // max(1, int(sizes["len"].sum())))
+    for start in range(0, len(metrics), at_once):
+        block = metrics[start : start + at_once]
+        rows = rows_of_history(history, dict(zip(block, block, strict=True)), keys)
+        for column in block:
+            values = rows.select(RUN_NUMBER, "_step", pl.col(column).alias(VALUE)).drop_nulls(VALUE)
+            label = history.label(column)
             logged |= {*values[RUN_NUMBER].unique()}
-            non_finite[path] = values.filter(~pl.col(VALUE).is_finite())[RUN_NUMBER].unique().to_list()
-            goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
-            label = ".".join(json.loads(path))
-            found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
+            non_finite[label] = values.filter(~pl.col(VALUE).is_finite())[RUN_NUMBER].unique().to_list()
+            found += metric_problems(values, label, history.goals.get(column) or goal_by_name(label))
     run = pl.col(RUN_NUMBER)
     in_histories = keys.with_columns(has_rows=run.is_in([*read]), has_values=run.is_in([*logged]))
     found += problems_of_runs(study, in_histories, non_finite)
@@ -2110,7 +2105,7 @@ def health(study: Study) -> list[Result]:
     problems = problems.sort(worst.over(run), most_first.over(run), run, rank, maintain_order=True)
     table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
     table = table.select("entity", "project", pl.col("id").alias("run"), "name", "problem", "detail")
-    where = "" if histories else " (no history files, so only summaries and states were checked)"
+    where = "" if history.parts else " (no history files, so only summaries and states were checked)"
     if not found:
         return [Result("health", f"{counted(keys.height, 'run')}: no problem found{where}", table, [])]
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
@@ -2120,7 +2115,7 @@ def health(study: Study) -> list[Result]:
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
     silent = sum(problem in {"crashed", "failed"} and ": " not in detail for _, problem, detail in found)
     why = f"no console output of {counted(silent, 'crashed or failed run')}"
-    if silent and not rows_beside(runs, "console"):
+    if silent and not rows_beside(runs, "console").parts:
         why += ": export_runs.py --console exports it"
     title = f"Problems in {problems[RUN_NUMBER].n_unique():,} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
@@ -2179,10 +2174,9 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
     order += pl.when("is_minor").then(0).otherwise(2**61)
     order += pl.when(is_error & pl.col("is_failed")).then(2**62).otherwise(0)
-    consoles = [p.frame.with_columns(columns_or_null(p, {"stream": pl.String})) for p in rows_beside(runs, "console")]
-    if not consoles:
-        return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
-    lines = pl.concat(each.select("entity", "project", "text", "line", "stream", id="run_id") for each in consoles)
+    console = rows_beside(runs, "console")
+    stream = columns_or_null(console, {"stream": pl.String})
+    lines = console.frame.select("entity", "project", "text", "line", *stream, id="run_id")
     lines = lines.with_columns(is_minor=is_minor).filter(pl.col("text").str.contains(r"\w") & ~is_sdk)
     lines = lines.join(broken, on=KEY, nulls_equal=True)
     last = pl.col("text").max_by(order).str.replace_all(r"[\s\p{Cc}█-▏]+", " ").str.strip_chars()
@@ -2211,9 +2205,10 @@ def problems_of_runs(study: Study, keys: pl.DataFrame, non_finite: dict[str, lis
     found = [(~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
     infinite = rows.select((~pl.col(column).is_finite()).any().alias(column) for column in metrics)
     for column in (each.name for each in infinite if each[0]):
-        path, detail = runs.paths.get(column, [runs.label(column)]), pl.lit(f"{runs.label(column)} in the summary")
-        own = path, path[:-1]  # loss.min is a summary of loss
-        known = [number for each in own for number in non_finite.get(json.dumps(each), [])]
+        label, path = runs.label(column), runs.paths.get(column, ())
+        own = label, ".".join(path[:-1])  # loss.min is a summary of loss
+        known = [number for each in own for number in non_finite.get(each, [])]
+        detail = pl.lit(f"{label} in the summary")
         found.append((~pl.col(column).is_finite() & ~pl.col(RUN_NUMBER).is_in(known), pl.lit("non-finite"), detail))
     found.append((is_broken, state, where))
     found.append((is_over & (usual > 0) & (step < 0.5 * usual), pl.lit("stopped early"), early))
@@ -2421,11 +2416,10 @@ def fitted(
     height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
     if most and height > most:
         notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
-    columns, is_curve = columns_as_text(result, min(most or height, height), escape), result.key == "curves"
-    fitting = max(result.kept, width // 3 + 1)  # each takes a character and two blanks at least
-    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:fitting]]
-    if len(columns) == len(sizes) and sum(map(max, sizes)) + 2 * (len(sizes) - 1) <= width:
-        least = width
+    columns = columns_as_text(result, min(most or height, height), escape)
+    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns]
+    if sum(max(size) + 2 for size in sizes) - 2 <= width:
+        least = width  # all fits as it is
 
     def room(n: int, limit: int) -> int:
         cells, head = sizes[n]
@@ -2433,21 +2427,22 @@ def fitted(
             return max(cells, min(head, least))
         return min(max(cells, head), max(limit, width // 2) if columns[n].label in WHOLE else limit)
 
-    def fits(count: int, limit: int) -> bool:
-        return sum(room(n, limit) + 2 for n in range(count)) - 2 <= width
+    def fitting(limit: int) -> int:
+        """How many columns fit if texts are cut to `limit`."""
+        return sum(end - 2 <= width for end in itertools.accumulate(room(n, limit) + 2 for n in range(len(columns))))
 
-    count = max(result.kept, next((n for n in range(len(sizes), 0, -1) if fits(n, least if n > 2 else 1)), 1))
+    count = max(1, result.kept, fitting(least), min(2, fitting(1)))
     if dropped := [label for label, _ in result.view[count:]]:
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] and result.key != "schema" else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     columns = columns[:count]
-    if is_curve and count > 1:  # without the rows of curves that do not fit
+    if result.key == "curves" and count > 1:  # without the rows of curves that do not fit
         has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:]), strict=True)]
         columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
     if escape is not printable:  # a page
         return columns, notes
     limits = range(width, least if result.kept else 0, -1)
-    limit = next((limit for limit in limits if fits(len(columns), limit)), least)
+    limit = next((limit for limit in limits if fitting(limit) == len(columns)), least)
     rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
     for n, column in enumerate(columns):
         own, is_whole = max(1, room(n, limit)), column.is_number or column.label in BROKEN
@@ -2748,22 +2743,19 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
             remarks.append("intervals that reach 0 or below are not drawn")
         rows = rows.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in numbers)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
-    if is_cut := len(near) < len(drawn):
-        remarks.append("extreme values are cut off")
-    if key in {"curves", "groups"} and low < high and "ci_low" in numbers:
+    cut = ["extreme values are cut off"] if len(near) < len(drawn) else []
+    if "ci_low" in numbers and low < high:
         # Bands of a few runs can be very wide: they add at most an eighth of the values' range at each end.
         margin = (high / low) ** 0.125 if log else (high - low) / 8
         least, most = (low / margin, high * margin) if log else (low - margin, high + margin)
         ends = [*domain, *rows["ci_low"].drop_nulls(), *rows["ci_high"].drop_nulls()]
         domain = max(least, min(ends)), min(most, max(ends))
-        if domain != (min(ends), max(ends)):
-            is_cut = True
-            remarks.append("wide intervals are cut off")
-    if low < high and (key == "curves" or is_cut):
-        # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
-        scale |= {"domain": domain, "nice": False, "clamp": not is_live}
-        scale |= {"padding": 8}  # points at the edges are whole
-    return rows, scale, remarks
+        cut += ["wide intervals are cut off"] if domain != (min(ends), max(ends)) else []
+    if low < high and (key == "curves" or cut):
+        # Clamped, as the renderer stores also what lies far outside; zooming needs the true places. With the padding,
+        # points at the edges are whole.
+        scale |= {"domain": domain, "nice": False, "clamp": not is_live, "padding": 8}
+    return rows, scale, [*remarks, *cut]
 
 
 def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, is_live: bool) -> list[dict[str, Any]]:
