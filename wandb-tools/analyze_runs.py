@@ -1803,15 +1803,20 @@ def views_beside(runs: Runs) -> list[str]:
 
 def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
     """Warn of files that another export wrote than the runs of their project in their folder."""
-    for part, own in itertools.product(parts, runs.parts):
-        folder, exports, how = part.file.parent, own.source.get("sources"), "; run aggregate_runs.py again"
-        if not isinstance(exports, list):  # the file of one export
-            exports, how = [{**own.source, "file": own.file}], ", because one was killed: export again"
-        for export in (each for each in exports if isinstance(each, dict)):
-            place = Path(str(export.get("file")).replace("\0", "")).parent.resolve()
+    exports: dict[tuple[Path, tuple[str, str]], list[tuple[object, str]]] = {}  # ids and advice, by folder and project
+    for own in runs.parts:
+        sources, how = own.source.get("sources"), "; run aggregate_runs.py again"
+        if not isinstance(sources, list):  # the file of one export
+            sources, how = [{**own.source, "file": own.file}], ", because one was killed: export again"
+        for export in (each for each in sources if isinstance(each, dict)):
+            folder = Path(str(export.get("file")).replace("\0", "")).parent.resolve()
             whose = str(export.get("entity")), str(export.get("project"))
-            ids = export.get("export_id"), part.source["export_id"]
-            if (place, whose) == (folder.resolve(), part.project) and None not in ids and ids[0] != ids[1]:
+            exports.setdefault((folder, whose), []).append((export.get("export_id"), how))
+    for part in parts:
+        folder = part.file.parent
+        for export_id, how in exports.get((folder.resolve(), part.project), ()):
+            ids = export_id, part.source["export_id"]
+            if None not in ids and ids[0] != ids[1]:
                 say(f"runs and {part.view} of {path_text(part.project)} in {folder} come from different exports{how}")
 
 
