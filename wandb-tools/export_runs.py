@@ -291,6 +291,8 @@ class Run(NamedTuple):
     leaves: Sequence[tuple[KeyPath, Scalar]]  # config values and the summary's numbers; paths begin with CONFIG, METRIC
     definitions: Sequence[MetricDefinition] = ()
     tables: Mapping[str, TableFile] = {}  # by the keys of its W&B Tables
+    logs: Sequence[Log] = ()  # offline, as the next one
+    rows: Mapping[str, History] = {}  # by the table's name
 
 
 @dataclass(frozen=True)
@@ -1350,8 +1352,6 @@ def matches(name: str, pattern: str) -> bool:
 
 # --- offline source -------------------------------------------------------------------------------------------
 
-FoundRun: TypeAlias = tuple[Run, dict[str, History], list[Log]]  # with its rows by the table's name
-
 
 def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[Project]:  # noqa: PLR0915 - one sequence
     """The selected projects below the folder: their selected runs as pages, their rows as parts."""
@@ -1384,13 +1384,13 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
         elif not log.failed:
             passed["file", "without the header of a log"] += 1
         failed += [] if log.records else log.failed
-    found: list[FoundRun] = []
+    found: list[Run] = []
     for names, of_run in sorted(by_run.items()):
         begun = [log for log in of_run if not log.is_refused] or of_run
         passed["log", "of a start that failed"] += len(of_run) - len(begun)
         try:
             found.append(combined(*names, begun, options, work))
-            passed["log", "copied from another"] += len(begun) - len(found[-1][-1])
+            passed["log", "copied from another"] += len(begun) - len(found[-1].logs)
         except RecursionError:
             failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply"))
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
@@ -1399,12 +1399,12 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
     lost = {log.run_id for log in logs if log.failed and not log.records}  # their project is unknown
     lost |= {failure.run for failure in failed if failure.what == "run"}
     kept = runs_asked_for(found, failed, options, say)
-    places = sorted({(run.row["entity"], run.row["project"]) for run, *_ in kept})
+    places = sorted({(run.row["entity"], run.row["project"]) for run in kept})
     projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in places]
     settle_stems(projects, options.output)
     for project in projects:
-        ids = {run.row["id"] for run, *_ in found if project.place.items() <= run.row.items()}
-        own = [each for each in kept if project.place.items() <= each[0].row.items()]
+        ids = {run.row["id"] for run in found if project.place.items() <= run.row.items()}
+        own = [run for run in kept if project.place.items() <= run.row.items()]
         project.all_ids = ids.union(log.run_id for log in logs if not log.records) if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
         take_runs(project, own, options, work, top)
@@ -1414,9 +1414,9 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
     return projects
 
 
-def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: Options, say: Say) -> None:
+def say_notes(projects: Sequence[Project], found: Sequence[Run], options: Options, say: Say) -> None:
     """Print which runs logged steps twice, how many summaries were restored, and which projects may lack an entity."""
-    repeated = [(run.row["id"], logs[-1].repeated) for run, _, logs in found if logs[-1].repeated]
+    repeated = [(run.row["id"], run.logs[-1].repeated) for run in found if run.logs[-1].repeated]
     if repeated:
         again = first_of([f"{run_id} ({counted(steps, 'step')})" for run_id, steps in repeated])
         say(f"steps that are in several logs of a run have the values of the last one: {again}")
@@ -1424,38 +1424,38 @@ def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: O
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
     for one in projects if not options.selection.entity else ():
-        known = sorted({run.row["entity"] for run, *_ in found if run.row["project"] == one.name} - {NO_ENTITY})
+        known = sorted({run.row["entity"] for run in found if run.row["project"] == one.name} - {NO_ENTITY})
         if one.entity == NO_ENTITY and known:
             flags = f"-e {known[0]}" + f" -p {shlex.quote(one.name)}" * (len({each.name for each in projects}) > 1)
             runs = f"in project {one.name}, {counted(one.runs.height, 'run')} without an entity, others of"
             say(f"{runs} {first_of(known)}; to export them as one project, use {flags} and a new -o")
 
 
-def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path) -> None:
+def take_runs(project: Project, own: Sequence[Run], options: Options, work: Path, top: Path) -> None:
     """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
-    for run, _, logs in own:
+    for run in own:
         # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
-        is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
-        is_rewound = ["rewound_to" in log.run for log in logs]
+        is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in run.logs)
+        is_rewound = ["rewound_to" in log.run for log in run.logs]
         if not (is_whole and any(is_rewound)) or is_rewound[0]:
             project.cut.add(run.row["id"])
-        if logs[0].run.get("resumed") or is_rewound[0]:
+        if run.logs[0].run.get("resumed") or is_rewound[0]:
             project.resumed.add(run.row["id"])
-        project.failed += [failure for log in logs for failure in log.failed]
-        project.torn += [str(log.file.relative_to(top)) for log in logs if log.torn]
-        sources = {log.summary_from for log in logs} - {""}
+        project.failed += [failure for log in run.logs for failure in log.failed]
+        project.torn += [str(log.file.relative_to(top)) for log in run.logs if log.torn]
+        sources = {log.summary_from for log in run.logs} - {""}
         if sources and "log" not in sources:
             project.summary_restored.append({"run": run.row["id"], "from": min(sources)})
     project.torn.sort()
-    project.pages = [write_page([run for run, *_ in some], work) for some in chunks(own, PAGE_RUNS)]
+    project.pages = [write_page(some, work) for some in chunks(own, PAGE_RUNS)]
     project.runs = keys_of(project.pages)
     if not options.dry_run:
         add_tables_asked(project, options)
     for table in project.tables.values():
         if table.key is not None:
-            logged_tables(project, table, {run.row["id"]: logs for run, _, logs in own}, work)
+            logged_tables(project, table, {run.row["id"]: run.logs for run in own}, work)
         else:
-            table.fetched = {run.row["id"]: each[table.name] for run, each, _ in own if table.name in each}
+            table.fetched = {run.row["id"]: run.rows[table.name] for run in own if table.name in run.rows}
 
 
 def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path], list[Failure]]:
@@ -1546,7 +1546,7 @@ def prepare_process() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, say: Say) -> list[FoundRun]:
+def runs_asked_for(found: Sequence[Run], failed: Sequence[Failure], options: Options, say: Say) -> list[Run]:
     """The runs that pass the filters. Prints how many each one keeps; ScriptError if no run is left."""
     selection, kept = options.selection, [*found]
     filters: list[tuple[str, Any, Callable[[dict[str, Any], Any], bool]]] = [
@@ -1562,12 +1562,12 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
     ]
     for flag, wanted, test in filters:
         before = kept
-        kept = [each for each in before if not wanted or test(each[0].row, wanted)]
+        kept = [run for run in before if not wanted or test(run.row, wanted)]
         if wanted and kept:
             say(f"{flag} kept {len(kept):,} of {counted(len(before), 'run')}")
         if before and not kept:
-            report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
-            there = first_of(sorted({f"{run.row['entity']}/{run.row['project']}" for run, *_ in before}))
+            report_failures([*failed, *(each for run in before for log in run.logs for each in log.failed)])
+            there = first_of(sorted({f"{run.row['entity']}/{run.row['project']}" for run in before}))
             message = f"no run left: {flag} kept none of {counted(len(before), 'run')} in {there}"
             raise ScriptError(f"{message}; leave this filter out or loosen it", NOTHING_USABLE)
     if not kept:
@@ -1581,7 +1581,7 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
 # --- offline source: the logs of one run ----------------------------------------------------------------------
 
 
-def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path) -> FoundRun:
+def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path) -> Run:
     """One run from its logs: later ones extend or override the earlier. Of copies of a log, the longest is used."""
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
@@ -1634,7 +1634,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         _summary_json=valid_json(summary),
     )
     leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
-    return Run(row, leaves, [*definitions.values()], tables_in(summary)), rows, logs
+    return Run(row, leaves, [*definitions.values()], tables_in(summary), logs, rows)
 
 
 def offline_state(exit_code: int | None, heartbeat_at: datetime | None, *, is_preempting: bool = False) -> str:
