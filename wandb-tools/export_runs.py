@@ -981,7 +981,7 @@ class LogRows:
     """Collects the rows of logs, one log after the other, and writes them to part files that runs share."""
 
     def __init__(self, folder: Path, options: Options) -> None:
-        self.folder, self.options, self.proto = folder, options, wandb_proto()
+        self.folder, self.options = folder, options
         # Rows of logs that have ended, by table and run id: those of a table will share a file.
         self.held: defaultdict[str, dict[str, History]] = defaultdict(dict)
         self.held_rows, self.held_columns = 0, set[str]()
@@ -997,7 +997,7 @@ class LogRows:
         self.start_part()
 
     def start_part(self) -> None:
-        self.columns = {"history": NumberColumns(), "system": NumberColumns()}
+        self.columns = {"history": NumberColumns(), "system": NumberColumns("system.")}
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
         self.columns[table].add(row)
@@ -1011,8 +1011,8 @@ class LogRows:
 
     def add_history(self, row: Any) -> None:
         """Add a row; `row` is the history of a `record_class`."""
-        self.add_items("history", row.item)
         columns = self.columns["history"]
+        columns.add_items(row.item)
         steps = columns.lists[("_step",)]
         if len(steps) == columns.rows:
             # In shared mode rows have no step: the server numbers them.
@@ -1022,62 +1022,10 @@ class LogRows:
 
     def add_stats(self, items: Sequence[bytes], clocks: Sequence[float | None]) -> None:
         """Add a row of system metrics; `clocks` are its values of CLOCKS."""
-        self.add_items("system", items)
+        self.columns["system"].add_items(items)
         for path, value in zip(CLOCKS, clocks, strict=True):
             self.columns["system"].lists[path].append(value)
         self.end_row("system")
-
-    def add_items(self, table: str, items: Sequence[bytes]) -> None:
-        """Add the items of a row. Short numbers of known metrics are read quickly."""
-        columns, loads, plain = self.columns[table], orjson.loads, (int, float)
-        by_keys, count = columns.by_keys, columns.rows
-        others: list[bytes] = []
-        for item in items:
-            keys, _, value = item.rpartition(VALUE_TAG)
-            numbers = by_keys.get(keys)
-            try:
-                number = loads(value[1:])
-            except ValueError:
-                number = NON_FINITE.get(value[1:].decode(errors="replace"))
-            if numbers is None or type(number) not in plain or value[0] != len(value) - 1:
-                others.append(item)
-                continue
-            if len(numbers) != count:
-                resize(numbers, count)
-            numbers.append(number)
-        if any(b"_type" in item for item in others):  # numbers inside of a media object are no metrics
-            columns.drop_row()
-            others = [*items]
-        if others:
-            self.add_other_items(table, others)
-        columns.values += len(items)
-
-    def add_other_items(self, table: str, items: Sequence[bytes]) -> None:
-        """Add items of a row: of new metrics, and values that are no short numbers."""
-        from google.protobuf.message import DecodeError
-
-        columns = self.columns[table]
-        parsed, tree = [], dict[str, Any]()
-        for content in items:
-            try:
-                item = self.proto.HistoryItem.FromString(content)  # one of system metrics has the same fields
-            except DecodeError:  # a value that is no UTF-8, but not one of damaged keys, costs only itself
-                item = self.proto.HistoryItem.FromString(content.rpartition(VALUE_TAG)[0] or content)
-                item.value_json = '""'
-            parsed.append(item)
-            path, kind = path_of(item), item.WhichOneof("value") or "none"  # it may have typed fields instead of JSON
-            text = item.value_json or item.json
-            value = from_json(text) if text else None if kind == "none" else getattr(item, kind)
-            put(tree, path, value)
-        if table == "system":
-            tree = {"system." + ".".join(path): value for path, value in flatten(tree)}
-        columns.add(tree)
-        for item, content in zip(parsed, items, strict=True):
-            # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed once.
-            keys = self.proto.HistoryItem(key=item.key, nested_key=item.nested_key).SerializeToString()
-            path = ("system." + item.key,) if table == "system" else path_of(item)
-            if content.startswith(keys + VALUE_TAG) and path in columns.lists:
-                columns.by_keys[keys] = columns.lists[path]
 
     def add_output(self, text: str, stamp: tuple[int, int], stream: str | None, *, is_line: bool = False) -> None:
         """Add output of the program. A line has the time (see `time_at`) of its first character."""
@@ -1190,7 +1138,8 @@ class LogRows:
 class NumberColumns:
     """The clocks and numbers of rows: for each path a list of values, which ends with the last row that has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix  # of the names of items, whose paths are joined by dots after it
         self.lists: dict[KeyPath, list[Any]] = {clock: [] for clock in CLOCKS}
         self.by_keys: dict[bytes, list[Any]] = {}  # some of these lists by the bytes of an item before its value
         self.others: set[KeyPath] = set()  # of values that are no numbers
@@ -1205,6 +1154,57 @@ class NumberColumns:
             values.append(value)
         self.values += len(leaves)
         self.others.update(others)
+
+    def add_items(self, items: Sequence[bytes]) -> None:
+        """Add the items of a record's row. Short numbers of known metrics are read quickly."""
+        loads, plain, by_keys, count = orjson.loads, (int, float), self.by_keys, self.rows
+        others: list[bytes] = []
+        for item in items:
+            keys, _, value = item.rpartition(VALUE_TAG)
+            numbers = by_keys.get(keys)
+            try:
+                number = loads(value[1:])
+            except ValueError:
+                number = NON_FINITE.get(value[1:].decode(errors="replace"))
+            if numbers is None or type(number) not in plain or value[0] != len(value) - 1:
+                others.append(item)
+                continue
+            if len(numbers) != count:
+                resize(numbers, count)
+            numbers.append(number)
+        if any(b"_type" in item for item in others):  # numbers inside of a media object are no metrics
+            self.drop_row()
+            others = [*items]
+        if others:
+            self.add_other_items(others)
+        self.values += len(items)
+
+    def add_other_items(self, items: Sequence[bytes]) -> None:
+        """Add items of a row: of new metrics, and values that are no short numbers."""
+        from google.protobuf.message import DecodeError
+
+        item_class = wandb_proto().HistoryItem  # one of system metrics has the same fields
+        parsed, tree = [], dict[str, Any]()
+        for content in items:
+            try:
+                item = item_class.FromString(content)
+            except DecodeError:  # a value that is no UTF-8, but not one of damaged keys, costs only itself
+                item = item_class.FromString(content.rpartition(VALUE_TAG)[0] or content)
+                item.value_json = '""'
+            parsed.append(item)
+            path, kind = path_of(item), item.WhichOneof("value") or "none"  # it may have typed fields instead of JSON
+            text = item.value_json or item.json
+            value = from_json(text) if text else None if kind == "none" else getattr(item, kind)
+            put(tree, path, value)
+        if self.prefix:
+            tree = {self.prefix + ".".join(path): value for path, value in flatten(tree)}
+        self.add(tree)
+        for item, content in zip(parsed, items, strict=True):
+            # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed once.
+            keys = item_class(key=item.key, nested_key=item.nested_key).SerializeToString()
+            path = (self.prefix + item.key,) if self.prefix else path_of(item)
+            if content.startswith(keys + VALUE_TAG) and path in self.lists:
+                self.by_keys[keys] = self.lists[path]
 
     def drop_row(self) -> None:
         for values in self.lists.values():
