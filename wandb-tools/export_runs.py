@@ -990,7 +990,7 @@ class LogRows:
         self.log = log
         self.counted_from = 0.0  # seconds since 1970: when the run time of its rows was 0
         self.lines: list[OutputLine] = []  # of output
-        self.lines_written = self.texts_written = self.history_rows = 0  # texts: lines that are not blank
+        self.texts_written = self.history_rows = 0  # texts: lines of output that are not blank
         # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
         self.screens: defaultdict[str | None, list[OutputLine]] = defaultdict(list)
         self.cursors: Counter[str | None] = Counter()
@@ -1074,7 +1074,7 @@ class LogRows:
 
     def take_longer_output(self) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
-        log, lines = self.log, self.lines_written + len(self.lines)
+        log, lines = self.log, self.log.rows.get("console", History()).rows + len(self.lines)
         if log.exit_code is None:  # only lines with text count: the log may have many others
             lines = self.texts_written + sum(has_text("".join(line[-1])) for line in self.lines)
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
@@ -1085,7 +1085,7 @@ class LogRows:
             opened.seek(0)
             if sum(has_text(line) for line in opened) > lines:
                 log.rows.pop("console", None)
-                self.lines, self.lines_written, self.texts_written = [], 0, 0
+                self.lines, self.texts_written = [], 0
                 opened.seek(0)
                 for line in opened:
                     self.add_output(line, (0, 0), None)  # its time and stream are unknown
@@ -1112,9 +1112,8 @@ class LogRows:
         lines = [(*line[:-1], as_shown("".join(line[-1]))) for line in self.lines if id(line) not in is_open]
         if lines:
             shown = pl.DataFrame(lines, schema=dict(new_table("console").columns), orient="row")
-            self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.lines_written))
+            self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.log.rows["console"].rows))
         self.lines = [line for line in self.lines if id(line) in is_open]
-        self.lines_written += len(lines)
         self.texts_written += sum(not text.isspace() for *_, text in lines if text)
         self.start_part()
 
