@@ -389,7 +389,7 @@ class Table:
     name: str  # the end of the file's name: history, history_sampled, system, console or table_<key>
     order: str | None  # the file's name for the column `order`; None: it is not written
     columns: Mapping[str, Any]  # dtypes of its fixed columns
-    prefix: str = ""  # of the columns with logged values
+    is_history: bool = False  # the columns with logged values are METRIC ones, as in the runs file
     key: str | None = None  # of a W&B Table: the key that it was logged under
     made_of: tuple[str, ...] = ()  # the options that its rows depend on; if these differ, all are fetched again
     extent: tuple[str, ...] = ()  # which rows of a run are exported; empty: all
@@ -2440,14 +2440,14 @@ def new_table(name: str, key: str = "") -> Table:
         return Table(name, "line", {"time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String})
     if name.startswith("table_"):
         return Table(name, "row", {}, key=key)
-    return Table(name, "_step", clocks, METRIC)
+    return Table(name, "_step", clocks, is_history=True)
 
 
 def add_tables_asked(project: Project, options: Options) -> None:
     """Add the tables that the options ask for to those of the earlier export."""
-    histories = {"history": options.include_history, "history_sampled": options.history_samples is not None}
-    others = {"system": options.system_metrics, "console": options.console}
-    asked: dict[str, str | None] = {name: None for name, is_asked in {**histories, **others}.items() if is_asked}
+    flags = {"history": options.include_history, "history_sampled": options.history_samples is not None}
+    flags |= {"system": options.system_metrics, "console": options.console}
+    asked: dict[str, str | None] = {name: None for name, is_asked in flags.items() if is_asked}
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
@@ -2460,7 +2460,7 @@ def add_tables_asked(project: Project, options: Options) -> None:
     for name in asked:
         table = project.tables.setdefault(name, new_table(name))
         table.is_asked, table.key = True, asked[name]
-        table.made_of = options.history_keys if name in histories else ()
+        table.made_of = options.history_keys if table.is_history else ()
         if name == "history_sampled":
             table.made_of += (f"{options.history_samples} samples",)
         if name == "console" and options.console_lines:
@@ -3281,7 +3281,7 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
         fetched = [part.dtypes for _, history in sorted(table.fetched.items()) for part in history.parts]
         sources = [dtypes_of_rows(earlier, table, set().union(*fetched)) for earlier in stays] + fetched
         table.dtypes = widest_dtypes(sources)
-        if table.prefix == METRIC:
+        if table.is_history:
             paths |= {(METRIC, *path) for path in table.dtypes}
     names: dict[KeyPath, str] = {}  # settled once, for the runs and the histories together
     for prefix in (CONFIG, METRIC):
@@ -3290,7 +3290,7 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
     for table in tables:
         own = {"run_id", "entity", "project", table.order, *table.columns}
         table.names = settled_names(table.dtypes, own)
-        if table.prefix == METRIC:
+        if table.is_history:
             table.names = {path: names[METRIC, *path] for path in table.dtypes}
     return names
 
@@ -3455,7 +3455,7 @@ def write_project(server: Server | None, project: Project, options: Options, wor
     names = {**names, **{(METRIC, *path): METRIC + name for path, name in settled_names(defined, taken).items()}}
     tables = sorted(project.tables.values(), key=lambda table: table.name)
     known: dict[KeyPath, Stated] = {}
-    for each in (*(table.earlier for table in tables if table.prefix == METRIC), project.earlier):
+    for each in (*(table.earlier for table in tables if table.is_history), project.earlier):
         if len(pages) > len(project.pages):
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
     facts = metric_facts(definitions, names, known, project.goals)
@@ -3563,8 +3563,8 @@ def stored_pages(file: Path, ids: Collection[str], work: Path) -> list[Page]:
 
 
 def metadata_document(project: Project, options: Options, about: Mapping[str, object]) -> dict[str, object]:
-    asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
-    written = next((table.rows for table in asked if table.is_asked), {})
+    tables = sorted(project.tables.values(), key=lambda table: table.name)
+    written = next((table.rows for table in tables if table.is_history and table.is_asked), {})
     # Not of runs that are only kept.
     rows = {run_id: (written[run_id], n) for run_id, n in project.counts.items() if run_id in written}
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
@@ -3817,7 +3817,7 @@ def say_without_effect(written: Sequence[Project], options: Options, say: Say) -
     if options.prune and unpruned:
         say(f"--prune removed nothing from {first_of(unpruned)}: it needs an export of all runs, without filters")
     tables = [table for project in written for table in project.tables.values()]
-    metrics = {path for table in tables if table.prefix == METRIC for path in table.dtypes}
+    metrics = {path for table in tables if table.is_history for path in table.dtypes}
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
@@ -3842,7 +3842,7 @@ def changes_of(project: Project, options: Options) -> str:
         if table.outdated:
             line += f"; newer output of {first_of(table.outdated)} is left out, as more lines are there: use --console"
         earlier = table.earlier
-        if table.prefix != METRIC:
+        if not table.is_history:
             continue
         known = earlier.marks.keys() if earlier.made_of == table.made_of else set()  # these had the same metrics before
         lacking = sorted(path for path in earlier.columns if not is_wanted(path, options.history_keys))
