@@ -1352,14 +1352,13 @@ def matches(name: str, pattern: str) -> bool:
 # --- offline source -------------------------------------------------------------------------------------------
 
 
-def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[Project]:  # noqa: PLR0915 - one sequence
+def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[Project]:
     """The selected projects below the folder: their selected runs as pages, their rows as parts."""
     passed: Counter[tuple[str, str]] = Counter()  # what is skipped: a noun, and why
     files, failed = find_logs(folder, passed)
     top = folder.parent if folder.is_file() else folder
     sees_all = not failed
     logs = read_side_by_side(files, options, work)
-    torn: list[str] = []
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
     named = {(log.run_id, log.run.get("project"), log.run["entity"]) for log in logs if log.run.get("entity")}
@@ -1377,12 +1376,11 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
             owner = owner or stand_in(options.selection.entity, NO_ENTITY)
             project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
             by_run.setdefault((owner, project_name, log.run_id), []).append(log)
-        elif log.torn:
-            torn.append(shown)
-            passed["log", "without a record"] += 1
-        elif not log.failed:
-            passed["file", "without the header of a log"] += 1
-        failed += [] if log.records else log.failed
+    unread = [log for log in logs if not log.records]
+    failed += [failure for log in unread for failure in log.failed]
+    torn = [str(log.file.relative_to(top)) for log in unread if log.torn]
+    passed["log", "without a record"] = len(torn)
+    passed["file", "without the header of a log"] = sum(not (log.torn or log.failed) for log in unread)
     found: list[Run] = []
     for names, of_run in sorted(by_run.items()):
         begun = [log for log in of_run if not log.is_refused] or of_run
@@ -1395,7 +1393,7 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
         say(f"skipped: {', '.join(said)}")
 
-    lost = {log.run_id for log in logs if log.failed and not log.records}  # their project is unknown
+    lost = {log.run_id for log in unread if log.failed}  # their project is unknown
     lost |= {failure.run for failure in failed if failure.what == "run"}
     kept = runs_asked_for(found, failed, options, say)
     places = sorted({(run.row["entity"], run.row["project"]) for run in kept})
@@ -1404,7 +1402,7 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
     for project in projects:
         ids = {run.row["id"] for run in found if project.place.items() <= run.row.items()}
         own = [run for run in kept if project.place.items() <= run.row.items()]
-        project.all_ids = ids.union(log.run_id for log in logs if not log.records) if sees_all else None
+        project.all_ids = ids.union(log.run_id for log in unread) if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
         take_runs(project, own, options, work, top)
     if cut_off := sorted({log for project in projects for log in project.torn} - {*torn}):
@@ -1547,6 +1545,11 @@ def prepare_process() -> None:
 
 def runs_asked_for(found: Sequence[Run], failed: Sequence[Failure], options: Options, say: Say) -> list[Run]:
     """The runs that pass the filters. Prints how many each one keeps; ScriptError if no run is left."""
+    if not found:
+        if failed:
+            raise nothing_exported(failed)
+        why = "they end before their first record, or are no W&B logs; name another folder"
+        raise ScriptError(f"no runs in these logs; {why}", NOTHING_USABLE)
     selection, kept = options.selection, [*found]
     filters: list[tuple[str, Any, Callable[[dict[str, Any], Any], bool]]] = [
         ("-e", selection.entity, lambda run, names: run["entity"].lower() in [name.lower() for name in names]),
@@ -1564,16 +1567,11 @@ def runs_asked_for(found: Sequence[Run], failed: Sequence[Failure], options: Opt
         kept = [run for run in before if not wanted or test(run.row, wanted)]
         if wanted and kept:
             say(f"{flag} kept {len(kept):,} of {counted(len(before), 'run')}")
-        if before and not kept:
+        if not kept:
             report_failures([*failed, *(each for run in before for log in run.logs for each in log.failed)])
             there = first_of(sorted({f"{run.row['entity']}/{run.row['project']}" for run in before}))
             message = f"no run left: {flag} kept none of {counted(len(before), 'run')} in {there}"
             raise ScriptError(f"{message}; leave this filter out or loosen it", NOTHING_USABLE)
-    if not kept:
-        if failed:
-            raise nothing_exported(failed)
-        why = "they end before their first record, or are no W&B logs; name another folder"
-        raise ScriptError(f"no runs in these logs; {why}", NOTHING_USABLE)
     return kept
 
 
