@@ -329,10 +329,8 @@ class Wanted(NamedTuple):
     id: str
     listed: int | None  # rows of its history, or of its W&B Table, as its page of runs has it
     last_step: int | None
-    file: str  # of a W&B Table: its path among the run's files
     mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
-    address: str = ""  # of a W&B Table: see TableFile, as for the next one
-    increments: tuple[str, ...] = ()
+    file: TableFile  # of a W&B Table; else without a path
 
     def key(self, table: Table) -> str:
         """The rows in a part file are known by it; it changes whenever they may change."""
@@ -1721,17 +1719,17 @@ def rewritten(
 def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Log]], work: Path) -> None:
     """Fill in the rows of a W&B Table from the files beside the logs of the project's runs, by id."""
     for run in changed_runs(project, table):
-        files = [log.file.parent / name / run.file for log in reversed(logs[run.id]) for name in ("files", "")]
+        files = [log.file.parent / name / run.file.path for log in reversed(logs[run.id]) for name in ("files", "")]
         try:
             file = next(filter(Path.is_file, files), files[0])
             content = regular(file).read_bytes()
-            before = [staged_file(logs[run.id], address) for address in run.increments]
+            before = [staged_file(logs[run.id], address) for address in run.file.increments]
             if None in before:
                 raise ValueError("its increments are in artifacts that are not on this machine")  # noqa: TRY301
-            whole = staged_file(logs[run.id], run.address) if (run.listed or 0) > FILE_ROWS else None
+            whole = staged_file(logs[run.id], run.file.address) if (run.listed or 0) > FILE_ROWS else None
             rows = table_rows(content, [*filter(None, before)], whole)
         except (OSError, ValueError, RecursionError) as error:
-            why = f"its file {run.file[:200]} cannot be read: {getattr(error, 'strerror', None) or error}"
+            why = f"its file {run.file.path[:200]} cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "its file does not exist" if isinstance(error, FileNotFoundError) else why
             project.failed.append(Failure(run.id, unquote(table.name), why))
             continue
@@ -2489,7 +2487,7 @@ def changed_runs(project: Project, table: Table) -> list[Wanted]:
         whole = (file.path, *file.increments[-1:]) if table.key is not None else (str(rows), iso(active_at) or "")
         mark = (*whole, *table.extent)
         if known.get(run_id) not in (whole, mark) and (file.path or table.key is None or run_id in known):
-            changed.append(Wanted(run_id, file.rows, last_step, file.path, mark, file.address, file.increments))
+            changed.append(Wanted(run_id, file.rows, last_step, mark, file))
     return changed
 
 
@@ -2526,7 +2524,7 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
     missing = []
     for run in changed_runs(project, table):
         is_empty = (table.name, run.listed, run.last_step) == ("history", 0, None)
-        if is_empty or (table.key is not None and not run.file):
+        if is_empty or (table.key is not None and not run.file.path):
             table.fetched[run.id] = History(mark=run.mark)
         elif known := stored.get(run.key(table)):
             table.fetched[run.id] = replace(known, mark=run.mark)
@@ -2665,7 +2663,7 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
     if table.name == "system":
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
     if table.key is not None:
-        return f"files(names: [{json.dumps(run.file, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
+        return f"files(names: [{json.dumps(run.file.path, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
     where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}{source.server.forward}"
     if after:
         where += f", after: {json.dumps(after)}"
@@ -2797,13 +2795,13 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
 
     file = download(source, url, files)
     try:
-        before = [in_artifact(address) for address in run.increments]
+        before = [in_artifact(address) for address in run.file.increments]
     except RequestError as error:
         raise RequestError(f"its increments cannot be read: {error}", retries=0) from error
     whole, why = None, IN_ARTIFACT
-    if run.address and (run.listed or 0) > FILE_ROWS:
+    if run.file.address and (run.listed or 0) > FILE_ROWS:
         try:
-            whole = in_artifact(run.address)
+            whole = in_artifact(run.file.address)
         except RequestError as error:
             why = f"{IN_ARTIFACT}, which cannot be read: {error}"
     try:
@@ -2811,7 +2809,7 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
             in_memory = [one.read_bytes() for one in before], whole.read_bytes() if whole else None
             rows = table_rows(file.read_bytes(), *in_memory)
     except ValueError as error:
-        raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+        raise RequestError(f"its file {run.file.path} cannot be read: {error}", retries=1) from error
     note_cut(history, run, rows.height, why)
     return rows
 
@@ -2835,7 +2833,7 @@ def artifact_url(server: Server, address: str) -> str:
 
 def note_cut(history: History, run: Wanted, rows: int, why: str) -> None:
     """Note why a W&B Table has only these rows, if it had more."""
-    if rows < (run.listed or 0) and (rows >= FILE_ROWS or run.increments):
+    if rows < (run.listed or 0) and (rows >= FILE_ROWS or run.file.increments):
         history.counted, history.found = run.listed or 0, rows
         history.problem = SDK_LIMIT if rows > FILE_ROWS else why
 
