@@ -682,7 +682,7 @@ def read_log(log: Log, rows: LogRows) -> None:
                     elif kind == "summary":
                         keep_last(changes, [*record.summary.update, *record.summary.remove])
                     else:
-                        apply_record(log, record, rows)
+                        apply_record(log, kind, record, rows)
                 except (DecodeError, RecursionError) as error:
                     rows.columns["history"].drop_row()
                     rows.columns["system"].drop_row()
@@ -714,9 +714,8 @@ def keep_last(last: dict[bytes, bytes], items: Iterable[bytes]) -> None:
         last[start] = item
 
 
-def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - each kind in turn
+def apply_record(log: Log, kind: str, record: Any, rows: LogRows) -> None:  # noqa: C901 - each kind in turn
     """Store in `log` and `rows` what a record other than history and summary holds for an export."""
-    kind = record.WhichOneof("record_type")
     log.kinds.add(kind)
     if kind in ("output_raw", "stats", "output"):  # first, as these are the most
         noted = getattr(record, kind)
