@@ -270,9 +270,9 @@ class MetricDefinition(NamedTuple):
     """The settings of `define_metric` for a metric, or for all that match a pattern with a trailing `*`."""
 
     pattern: str
-    goal: str | None
-    summary: str | None  # one or more of SUMMARY_KINDS, with commas, as define_metric takes them
-    step_metric: str | None
+    goal: str | None = None
+    summary: str | None = None  # one or more of SUMMARY_KINDS, with commas, as define_metric takes them
+    step_metric: str | None = None
 
 
 class TableFile(NamedTuple):
@@ -769,7 +769,7 @@ def apply_record(log: Log, kind: str, record: Any, rows: LogRows) -> None:  # no
 def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> None:
     """Add what a call of `define_metric` sets to what earlier calls set."""
     pattern = metric.name or metric.glob_name
-    known = MetricDefinition(pattern, None, None, None)
+    known = MetricDefinition(pattern)
     if not metric._control.overwrite:  # noqa: SLF001 - a field; else later ones add to it
         known = definitions.get(pattern, known)
     given = {kind for kind in SUMMARY_KINDS if getattr(metric.summary, kind)}
@@ -778,7 +778,7 @@ def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> Non
     goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
     definitions[pattern] = MetricDefinition(pattern, goal, kinds or None, step_metric)
     if step_metric:  # it is a metric of its own, to which no pattern applies
-        definitions.setdefault(step_metric, MetricDefinition(step_metric, None, None, None))
+        definitions.setdefault(step_metric, MetricDefinition(step_metric))
 
 
 def regular(file: Path) -> Path:
@@ -4071,11 +4071,11 @@ def mongo_filter(text: str) -> dict[str, object]:
 
 def moment(text: str) -> datetime:
     """A time given as an age (`7d`), a date or an ISO time; UTC if it names no zone."""
-    with suppress(ValueError, OverflowError):
+    with suppress(OverflowError):
         if ago := re.fullmatch(r"(\d{1,6})([hdw])", text):
             return now() - int(ago[1]) * timedelta(hours={"h": 1, "d": 24, "w": 168}[ago[2]])
-        given = datetime.fromisoformat(text)
-        return given.replace(tzinfo=given.tzinfo or UTC).astimezone(UTC)
+    if given := time_of(text):
+        return given
     raise argparse.ArgumentTypeError(f"{text} is not a time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00")
 
 
