@@ -137,7 +137,7 @@ NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # 
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
 LOGGED_DTYPES = ("Boolean", "Int64", "Float64", "String")  # of logged values, as polars calls them
-PART_KEY = "wandb_tools.parts"  # of a part file: its parts, for a later export by this version
+PART_KEY = "wandb_tools.parts"  # of a part file: its whole histories, for a later export by this version
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # in memory
 TEXTS = ("_config_json", "_summary_json")  # the last columns of the runs file
 
@@ -1248,9 +1248,9 @@ def write_parts(histories: Mapping[str, History], folder: Path) -> None:
     facts = {run_id: [0, 0, 0] for run_id, own in dtypes.items() if {*own.values()} == {"Null"}}  # a table without rows
     counts = rows.group_by("run_id").agg(pl.len(), first=order.min(), last=order.max()).fill_null(0)
     facts |= {run_id: of_run for run_id, *of_run in counts.collect(engine="streaming").iter_rows()}
-    noted = {run_id: [[*dtypes[run_id].items()], *of_run] for run_id, of_run in facts.items()}
-    keys = {run_id: [one.key, [*one.skipped]] for run_id, one in histories.items() if one.key and not one.is_short}
-    file = write_intermediate(rows, folder, {PART_KEY: json.dumps([noted, keys])})  # for `stored_parts`
+    whole = [(run_id, one) for run_id, one in histories.items() if one.key and not one.is_short]
+    noted = [[one.key, [*one.skipped], [*dtypes[run_id].items()], *facts.get(run_id, ())] for run_id, one in whole]
+    file = write_intermediate(rows, folder, {PART_KEY: json.dumps([len(facts), noted])})  # for `stored_parts`
     for run_id, one in histories.items():
         one.frame = None
         if run_id in facts:
@@ -2547,13 +2547,11 @@ def stored_parts(folder: Path) -> dict[str, History]:
     found: dict[str, History] = {}
     for file in folder.iterdir():
         try:
-            parts, keys = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
-            for run_id, (key, skipped) in keys.items():
-                found[key] = History(skipped={tuple(path) for path in skipped})
-                if run_id in parts:
-                    dtypes, *numbers = parts[run_id]
-                    own = {tuple(path): dtype for path, dtype in dtypes}
-                    found[key].parts = [Part(file, len(parts), own, *numbers)]
+            runs, noted = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
+            for key, skipped, dtypes, *numbers in noted:  # numbers of rows, unless there are none
+                own = {tuple(path): dtype for path, dtype in dtypes}
+                parts = [Part(file, runs, own, *numbers)] if numbers else []
+                found[key] = History(parts, {tuple(path) for path in skipped})
         except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
             file.unlink()  # damaged, or of another version of this script: its runs are fetched again
     return found
