@@ -2510,15 +2510,13 @@ class RowSource(NamedTuple):
     table: Table
     folder: Path  # of the part files
     work: Path  # for downloads
-    nested: Mapping[str, Collection[KeyPath]]  # see Page
 
 
 def fetch_table(server: Server, project: Project, table: Table, work: Path) -> None:
     """Fill in the rows of the runs that changed. After an interruption the next export uses the part files."""
     folder = work.parent / HISTORIES / project.stem / table.name
     folder.mkdir(parents=True, exist_ok=True)
-    nested = {run_id: paths for page in project.pages for run_id, paths in page.nested.items()}
-    source = RowSource(server, project, table, folder, work, nested)
+    source = RowSource(server, project, table, folder, work)
     stored = stored_parts(folder)
     missing = []
     for run in changed_runs(project, table):
@@ -2693,7 +2691,8 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
     urls = (answer["parquetHistory"] or {}).get("parquetUrls") or ()
     rows = [pl.scan_parquet(download(source, url, files), glob=False) for url in urls]
     live, history.problem = live_rows(source, run, answer, are_all=not rows)
-    keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
+    keys = source.server.options.history_keys
+    nested = next((page.nested[run.id] for page in source.project.pages if run.id in page.nested), frozenset())
     history.counted = answer["historyLineCount"] or 0
     # A small file can expand to more than fits into memory.
     most_rows = MOST_LIVE_ROWS if answer["historyLineCount"] is None else 2 * history.counted + SPARE_ROWS
