@@ -3280,10 +3280,10 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
         for path, name in settled_names(path[1:] for path in paths if path[0] == prefix).items():
             names[prefix, *path] = prefix + name
     for table in tables:
-        own = {"run_id", "entity", "project", table.order, *table.columns}
-        table.names = settled_names(table.dtypes, own)
         if table.is_history:
             table.names = {path: names[METRIC, *path] for path in table.dtypes}
+        else:
+            table.names = settled_names(table.dtypes, {"run_id", "entity", "project", table.order, *table.columns})
     return names
 
 
