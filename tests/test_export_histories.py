@@ -427,9 +427,9 @@ def test_downloads_that_are_given_up_take_no_space(tmp_path, monkeypatch):
 
     export_runs.import_libraries()
     monkeypatch.setattr(export_runs, "full_history", cut)
-    source = export_runs.RowSource(None, None, export_runs.new_table("history"), tmp_path, tmp_path, {})
+    source = export_runs.RowSource(None, None, export_runs.new_table("history"), tmp_path, tmp_path)
     with pytest.raises(export_runs.RequestError):
-        export_runs.read_answer(source, export_runs.Wanted("a", 1, None, "", ()), {})
+        export_runs.read_answer(source, export_runs.Wanted("a", 1, None, (), export_runs.TableFile()), {})
     assert [*tmp_path.iterdir()] == []
 
 
@@ -616,6 +616,6 @@ def test_names_of_files_reach_the_server_as_they_are(server, export):
     """Without escapes: in GraphQL, not every server takes two of them for one character outside of the first plane."""
     export_runs.import_libraries()
     table = export_runs.new_table("table_x", key="x")
-    source = export_runs.RowSource(SimpleNamespace(options=None), None, table, None, None, {})
-    run = export_runs.Wanted("a", 1, None, "media/table/\N{GRINNING FACE}.table.json", ())
+    source = export_runs.RowSource(SimpleNamespace(options=None), None, table, None, None)
+    run = export_runs.Wanted("a", 1, None, (), export_runs.TableFile("media/table/\N{GRINNING FACE}.table.json"))
     assert '(names: ["media/table/\N{GRINNING FACE}.table.json"])' in export_runs.question_of(source, run)

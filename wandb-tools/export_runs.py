@@ -137,7 +137,7 @@ NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # 
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
 LOGGED_DTYPES = ("Boolean", "Int64", "Float64", "String")  # of logged values, as polars calls them
-PART_KEY = "wandb_tools.parts"  # of a part file: its parts, for a later export by this version
+PART_KEY = "wandb_tools.parts"  # of a part file: its whole histories, for a later export by this version
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # in memory
 TEXTS = ("_config_json", "_summary_json")  # the last columns of the runs file
 
@@ -270,9 +270,9 @@ class MetricDefinition(NamedTuple):
     """The settings of `define_metric` for a metric, or for all that match a pattern with a trailing `*`."""
 
     pattern: str
-    goal: str | None
-    summary: str | None  # one or more of SUMMARY_KINDS, with commas, as define_metric takes them
-    step_metric: str | None
+    goal: str | None = None
+    summary: str | None = None  # one or more of SUMMARY_KINDS, with commas, as define_metric takes them
+    step_metric: str | None = None
 
 
 class TableFile(NamedTuple):
@@ -291,6 +291,8 @@ class Run(NamedTuple):
     leaves: Sequence[tuple[KeyPath, Scalar]]  # config values and the summary's numbers; paths begin with CONFIG, METRIC
     definitions: Sequence[MetricDefinition] = ()
     tables: Mapping[str, TableFile] = {}  # by the keys of its W&B Tables
+    logs: Sequence[Log] = ()  # offline, as the next one
+    rows: Mapping[str, History] = {}  # by the table's name
 
 
 @dataclass(frozen=True)
@@ -327,10 +329,8 @@ class Wanted(NamedTuple):
     id: str
     listed: int | None  # rows of its history, or of its W&B Table, as its page of runs has it
     last_step: int | None
-    file: str  # of a W&B Table: its path among the run's files
     mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
-    address: str = ""  # of a W&B Table: see TableFile, as for the next one
-    increments: tuple[str, ...] = ()
+    file: TableFile  # of a W&B Table; else without a path
 
     def key(self, table: Table) -> str:
         """The rows in a part file are known by it; it changes whenever they may change."""
@@ -387,7 +387,7 @@ class Table:
     name: str  # the end of the file's name: history, history_sampled, system, console or table_<key>
     order: str | None  # the file's name for the column `order`; None: it is not written
     columns: Mapping[str, Any]  # dtypes of its fixed columns
-    prefix: str = ""  # of the columns with logged values
+    is_history: bool = False  # the columns with logged values are METRIC ones, as in the runs file
     key: str | None = None  # of a W&B Table: the key that it was logged under
     made_of: tuple[str, ...] = ()  # the options that its rows depend on; if these differ, all are fetched again
     extent: tuple[str, ...] = ()  # which rows of a run are exported; empty: all
@@ -682,7 +682,7 @@ def read_log(log: Log, rows: LogRows) -> None:
                     elif kind == "summary":
                         keep_last(changes, [*record.summary.update, *record.summary.remove])
                     else:
-                        apply_record(log, record, rows)
+                        apply_record(log, kind, record, rows)
                 except (DecodeError, RecursionError) as error:
                     rows.columns["history"].drop_row()
                     rows.columns["system"].drop_row()
@@ -714,9 +714,8 @@ def keep_last(last: dict[bytes, bytes], items: Iterable[bytes]) -> None:
         last[start] = item
 
 
-def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - each kind in turn
+def apply_record(log: Log, kind: str, record: Any, rows: LogRows) -> None:  # noqa: C901 - each kind in turn
     """Store in `log` and `rows` what a record other than history and summary holds for an export."""
-    kind = record.WhichOneof("record_type")
     log.kinds.add(kind)
     if kind in ("output_raw", "stats", "output"):  # first, as these are the most
         noted = getattr(record, kind)
@@ -770,7 +769,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
 def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> None:
     """Add what a call of `define_metric` sets to what earlier calls set."""
     pattern = metric.name or metric.glob_name
-    known = MetricDefinition(pattern, None, None, None)
+    known = MetricDefinition(pattern)
     if not metric._control.overwrite:  # noqa: SLF001 - a field; else later ones add to it
         known = definitions.get(pattern, known)
     given = {kind for kind in SUMMARY_KINDS if getattr(metric.summary, kind)}
@@ -779,7 +778,7 @@ def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> Non
     goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
     definitions[pattern] = MetricDefinition(pattern, goal, kinds or None, step_metric)
     if step_metric:  # it is a metric of its own, to which no pattern applies
-        definitions.setdefault(step_metric, MetricDefinition(step_metric, None, None, None))
+        definitions.setdefault(step_metric, MetricDefinition(step_metric))
 
 
 def regular(file: Path) -> Path:
@@ -979,7 +978,7 @@ class LogRows:
     """Collects the rows of logs, one log after the other, and writes them to part files that runs share."""
 
     def __init__(self, folder: Path, options: Options) -> None:
-        self.folder, self.options, self.proto = folder, options, wandb_proto()
+        self.folder, self.options = folder, options
         # Rows of logs that have ended, by table and run id: those of a table will share a file.
         self.held: defaultdict[str, dict[str, History]] = defaultdict(dict)
         self.held_rows, self.held_columns = 0, set[str]()
@@ -988,14 +987,14 @@ class LogRows:
         self.log = log
         self.counted_from = 0.0  # seconds since 1970: when the run time of its rows was 0
         self.lines: list[OutputLine] = []  # of output
-        self.lines_written = self.texts_written = self.history_rows = 0  # texts: lines that are not blank
+        self.texts_written = self.history_rows = 0  # texts: lines of output that are not blank
         # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
         self.screens: defaultdict[str | None, list[OutputLine]] = defaultdict(list)
         self.cursors: Counter[str | None] = Counter()
         self.start_part()
 
     def start_part(self) -> None:
-        self.columns = {"history": NumberColumns(), "system": NumberColumns()}
+        self.columns = {"history": NumberColumns(), "system": NumberColumns("system.")}
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
         self.columns[table].add(row)
@@ -1009,8 +1008,8 @@ class LogRows:
 
     def add_history(self, row: Any) -> None:
         """Add a row; `row` is the history of a `record_class`."""
-        self.add_items("history", row.item)
         columns = self.columns["history"]
+        columns.add_items(row.item)
         steps = columns.lists[("_step",)]
         if len(steps) == columns.rows:
             # In shared mode rows have no step: the server numbers them.
@@ -1020,62 +1019,10 @@ class LogRows:
 
     def add_stats(self, items: Sequence[bytes], clocks: Sequence[float | None]) -> None:
         """Add a row of system metrics; `clocks` are its values of CLOCKS."""
-        self.add_items("system", items)
+        self.columns["system"].add_items(items)
         for path, value in zip(CLOCKS, clocks, strict=True):
             self.columns["system"].lists[path].append(value)
         self.end_row("system")
-
-    def add_items(self, table: str, items: Sequence[bytes]) -> None:
-        """Add the items of a row. Short numbers of known metrics are read quickly."""
-        columns, loads, plain = self.columns[table], orjson.loads, (int, float)
-        by_keys, count = columns.by_keys, columns.rows
-        others: list[bytes] = []
-        for item in items:
-            keys, _, value = item.rpartition(VALUE_TAG)
-            numbers = by_keys.get(keys)
-            try:
-                number = loads(value[1:])
-            except ValueError:
-                number = NON_FINITE.get(value[1:].decode(errors="replace"))
-            if numbers is None or type(number) not in plain or value[0] != len(value) - 1:
-                others.append(item)
-                continue
-            if len(numbers) != count:
-                resize(numbers, count)
-            numbers.append(number)
-        if any(b"_type" in item for item in others):  # numbers inside of a media object are no metrics
-            columns.drop_row()
-            others = [*items]
-        if others:
-            self.add_other_items(table, others)
-        columns.values += len(items)
-
-    def add_other_items(self, table: str, items: Sequence[bytes]) -> None:
-        """Add items of a row: of new metrics, and values that are no short numbers."""
-        from google.protobuf.message import DecodeError
-
-        columns = self.columns[table]
-        parsed, tree = [], dict[str, Any]()
-        for content in items:
-            try:
-                item = self.proto.HistoryItem.FromString(content)  # one of system metrics has the same fields
-            except DecodeError:  # a value that is no UTF-8, but not one of damaged keys, costs only itself
-                item = self.proto.HistoryItem.FromString(content.rpartition(VALUE_TAG)[0] or content)
-                item.value_json = '""'
-            parsed.append(item)
-            path, kind = path_of(item), item.WhichOneof("value") or "none"  # it may have typed fields instead of JSON
-            text = item.value_json or item.json
-            value = from_json(text) if text else None if kind == "none" else getattr(item, kind)
-            put(tree, path, value)
-        if table == "system":
-            tree = {"system." + ".".join(path): value for path, value in flatten(tree)}
-        columns.add(tree)
-        for item, content in zip(parsed, items, strict=True):
-            # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed once.
-            keys = self.proto.HistoryItem(key=item.key, nested_key=item.nested_key).SerializeToString()
-            path = ("system." + item.key,) if table == "system" else path_of(item)
-            if content.startswith(keys + VALUE_TAG) and path in columns.lists:
-                columns.by_keys[keys] = columns.lists[path]
 
     def add_output(self, text: str, stamp: tuple[int, int], stream: str | None, *, is_line: bool = False) -> None:
         """Add output of the program. A line has the time (see `time_at`) of its first character."""
@@ -1124,7 +1071,7 @@ class LogRows:
 
     def take_longer_output(self) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
-        log, lines = self.log, self.lines_written + len(self.lines)
+        log, lines = self.log, self.log.rows.get("console", History()).rows + len(self.lines)
         if log.exit_code is None:  # only lines with text count: the log may have many others
             lines = self.texts_written + sum(has_text("".join(line[-1])) for line in self.lines)
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
@@ -1135,7 +1082,7 @@ class LogRows:
             opened.seek(0)
             if sum(has_text(line) for line in opened) > lines:
                 log.rows.pop("console", None)
-                self.lines, self.lines_written, self.texts_written = [], 0, 0
+                self.lines, self.texts_written = [], 0
                 opened.seek(0)
                 for line in opened:
                     self.add_output(line, (0, 0), None)  # its time and stream are unknown
@@ -1162,9 +1109,8 @@ class LogRows:
         lines = [(*line[:-1], as_shown("".join(line[-1]))) for line in self.lines if id(line) not in is_open]
         if lines:
             shown = pl.DataFrame(lines, schema=dict(new_table("console").columns), orient="row")
-            self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.lines_written))
+            self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.log.rows["console"].rows))
         self.lines = [line for line in self.lines if id(line) in is_open]
-        self.lines_written += len(lines)
         self.texts_written += sum(not text.isspace() for *_, text in lines if text)
         self.start_part()
 
@@ -1188,7 +1134,8 @@ class LogRows:
 class NumberColumns:
     """The clocks and numbers of rows: for each path a list of values, which ends with the last row that has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix  # of the names of items, whose paths are joined by dots after it
         self.lists: dict[KeyPath, list[Any]] = {clock: [] for clock in CLOCKS}
         self.by_keys: dict[bytes, list[Any]] = {}  # some of these lists by the bytes of an item before its value
         self.others: set[KeyPath] = set()  # of values that are no numbers
@@ -1203,6 +1150,57 @@ class NumberColumns:
             values.append(value)
         self.values += len(leaves)
         self.others.update(others)
+
+    def add_items(self, items: Sequence[bytes]) -> None:
+        """Add the items of a record's row. Short numbers of known metrics are read quickly."""
+        loads, plain, by_keys, count = orjson.loads, (int, float), self.by_keys, self.rows
+        others: list[bytes] = []
+        for item in items:
+            keys, _, value = item.rpartition(VALUE_TAG)
+            numbers = by_keys.get(keys)
+            try:
+                number = loads(value[1:])
+            except ValueError:
+                number = NON_FINITE.get(value[1:].decode(errors="replace"))
+            if numbers is None or type(number) not in plain or value[0] != len(value) - 1:
+                others.append(item)
+                continue
+            if len(numbers) != count:
+                resize(numbers, count)
+            numbers.append(number)
+        if any(b"_type" in item for item in others):  # numbers inside of a media object are no metrics
+            self.drop_row()
+            others = [*items]
+        if others:
+            self.add_other_items(others)
+        self.values += len(items)
+
+    def add_other_items(self, items: Sequence[bytes]) -> None:
+        """Add items of a row: of new metrics, and values that are no short numbers."""
+        from google.protobuf.message import DecodeError
+
+        item_class = wandb_proto().HistoryItem  # one of system metrics has the same fields
+        parsed, tree = [], dict[str, Any]()
+        for content in items:
+            try:
+                item = item_class.FromString(content)
+            except DecodeError:  # a value that is no UTF-8, but not one of damaged keys, costs only itself
+                item = item_class.FromString(content.rpartition(VALUE_TAG)[0] or content)
+                item.value_json = '""'
+            parsed.append(item)
+            path, kind = path_of(item), item.WhichOneof("value") or "none"  # it may have typed fields instead of JSON
+            text = item.value_json or item.json
+            value = from_json(text) if text else None if kind == "none" else getattr(item, kind)
+            put(tree, path, value)
+        if self.prefix:
+            tree = {self.prefix + ".".join(path): value for path, value in flatten(tree)}
+        self.add(tree)
+        for item, content in zip(parsed, items, strict=True):
+            # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed once.
+            keys = item_class(key=item.key, nested_key=item.nested_key).SerializeToString()
+            path = (self.prefix + item.key,) if self.prefix else path_of(item)
+            if content.startswith(keys + VALUE_TAG) and path in self.lists:
+                self.by_keys[keys] = self.lists[path]
 
     def drop_row(self) -> None:
         for values in self.lists.values():
@@ -1250,9 +1248,9 @@ def write_parts(histories: Mapping[str, History], folder: Path) -> None:
     facts = {run_id: [0, 0, 0] for run_id, own in dtypes.items() if {*own.values()} == {"Null"}}  # a table without rows
     counts = rows.group_by("run_id").agg(pl.len(), first=order.min(), last=order.max()).fill_null(0)
     facts |= {run_id: of_run for run_id, *of_run in counts.collect(engine="streaming").iter_rows()}
-    noted = {run_id: [[*dtypes[run_id].items()], *of_run] for run_id, of_run in facts.items()}
-    keys = {run_id: [one.key, [*one.skipped]] for run_id, one in histories.items() if one.key and not one.is_short}
-    file = write_intermediate(rows, folder, {PART_KEY: json.dumps([noted, keys])})  # for `stored_parts`
+    whole = [(run_id, one) for run_id, one in histories.items() if one.key and not one.is_short]
+    noted = [[one.key, [*one.skipped], [*dtypes[run_id].items()], *facts.get(run_id, ())] for run_id, one in whole]
+    file = write_intermediate(rows, folder, {PART_KEY: json.dumps([len(facts), noted])})  # for `stored_parts`
     for run_id, one in histories.items():
         one.frame = None
         if run_id in facts:
@@ -1350,17 +1348,14 @@ def matches(name: str, pattern: str) -> bool:
 
 # --- offline source -------------------------------------------------------------------------------------------
 
-FoundRun: TypeAlias = tuple[Run, dict[str, History], list[Log]]  # with its rows by the table's name
 
-
-def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[Project]:  # noqa: PLR0915 - one sequence
+def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[Project]:
     """The selected projects below the folder: their selected runs as pages, their rows as parts."""
     passed: Counter[tuple[str, str]] = Counter()  # what is skipped: a noun, and why
     files, failed = find_logs(folder, passed)
     top = folder.parent if folder.is_file() else folder
     sees_all = not failed
     logs = read_side_by_side(files, options, work)
-    torn: list[str] = []
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
     named = {(log.run_id, log.run.get("project"), log.run["entity"]) for log in logs if log.run.get("entity")}
@@ -1378,34 +1373,33 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
             owner = owner or stand_in(options.selection.entity, NO_ENTITY)
             project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
             by_run.setdefault((owner, project_name, log.run_id), []).append(log)
-        elif log.torn:
-            torn.append(shown)
-            passed["log", "without a record"] += 1
-        elif not log.failed:
-            passed["file", "without the header of a log"] += 1
-        failed += [] if log.records else log.failed
-    found: list[FoundRun] = []
+    unread = [log for log in logs if not log.records]
+    failed += [failure for log in unread for failure in log.failed]
+    torn = [str(log.file.relative_to(top)) for log in unread if log.torn]
+    passed["log", "without a record"] = len(torn)
+    passed["file", "without the header of a log"] = sum(not (log.torn or log.failed) for log in unread)
+    found: list[Run] = []
     for names, of_run in sorted(by_run.items()):
         begun = [log for log in of_run if not log.is_refused] or of_run
         passed["log", "of a start that failed"] += len(of_run) - len(begun)
         try:
             found.append(combined(*names, begun, options, work))
-            passed["log", "copied from another"] += len(begun) - len(found[-1][-1])
+            passed["log", "copied from another"] += len(begun) - len(found[-1].logs)
         except RecursionError:
             failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply"))
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
         say(f"skipped: {', '.join(said)}")
 
-    lost = {log.run_id for log in logs if log.failed and not log.records}  # their project is unknown
+    lost = {log.run_id for log in unread if log.failed}  # their project is unknown
     lost |= {failure.run for failure in failed if failure.what == "run"}
     kept = runs_asked_for(found, failed, options, say)
-    places = sorted({(run.row["entity"], run.row["project"]) for run, *_ in kept})
+    places = sorted({(run.row["entity"], run.row["project"]) for run in kept})
     projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in places]
     settle_stems(projects, options.output)
     for project in projects:
-        ids = {run.row["id"] for run, *_ in found if project.place.items() <= run.row.items()}
-        own = [each for each in kept if project.place.items() <= each[0].row.items()]
-        project.all_ids = ids.union(log.run_id for log in logs if not log.records) if sees_all else None
+        ids = {run.row["id"] for run in found if project.place.items() <= run.row.items()}
+        own = [run for run in kept if project.place.items() <= run.row.items()]
+        project.all_ids = ids.union(log.run_id for log in unread) if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
         take_runs(project, own, options, work, top)
     if cut_off := sorted({log for project in projects for log in project.torn} - {*torn}):
@@ -1414,9 +1408,9 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
     return projects
 
 
-def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: Options, say: Say) -> None:
+def say_notes(projects: Sequence[Project], found: Sequence[Run], options: Options, say: Say) -> None:
     """Print which runs logged steps twice, how many summaries were restored, and which projects may lack an entity."""
-    repeated = [(run.row["id"], logs[-1].repeated) for run, _, logs in found if logs[-1].repeated]
+    repeated = [(run.row["id"], run.logs[-1].repeated) for run in found if run.logs[-1].repeated]
     if repeated:
         again = first_of([f"{run_id} ({counted(steps, 'step')})" for run_id, steps in repeated])
         say(f"steps that are in several logs of a run have the values of the last one: {again}")
@@ -1424,38 +1418,38 @@ def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: O
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
     for one in projects if not options.selection.entity else ():
-        known = sorted({run.row["entity"] for run, *_ in found if run.row["project"] == one.name} - {NO_ENTITY})
+        known = sorted({run.row["entity"] for run in found if run.row["project"] == one.name} - {NO_ENTITY})
         if one.entity == NO_ENTITY and known:
             flags = f"-e {known[0]}" + f" -p {shlex.quote(one.name)}" * (len({each.name for each in projects}) > 1)
             runs = f"in project {one.name}, {counted(one.runs.height, 'run')} without an entity, others of"
             say(f"{runs} {first_of(known)}; to export them as one project, use {flags} and a new -o")
 
 
-def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path) -> None:
+def take_runs(project: Project, own: Sequence[Run], options: Options, work: Path, top: Path) -> None:
     """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
-    for run, _, logs in own:
+    for run in own:
         # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
-        is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
-        is_rewound = ["rewound_to" in log.run for log in logs]
+        is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in run.logs)
+        is_rewound = ["rewound_to" in log.run for log in run.logs]
         if not (is_whole and any(is_rewound)) or is_rewound[0]:
             project.cut.add(run.row["id"])
-        if logs[0].run.get("resumed") or is_rewound[0]:
+        if run.logs[0].run.get("resumed") or is_rewound[0]:
             project.resumed.add(run.row["id"])
-        project.failed += [failure for log in logs for failure in log.failed]
-        project.torn += [str(log.file.relative_to(top)) for log in logs if log.torn]
-        sources = {log.summary_from for log in logs} - {""}
+        project.failed += [failure for log in run.logs for failure in log.failed]
+        project.torn += [str(log.file.relative_to(top)) for log in run.logs if log.torn]
+        sources = {log.summary_from for log in run.logs} - {""}
         if sources and "log" not in sources:
             project.summary_restored.append({"run": run.row["id"], "from": min(sources)})
     project.torn.sort()
-    project.pages = [write_page([run for run, *_ in some], work) for some in chunks(own, PAGE_RUNS)]
+    project.pages = [write_page(some, work) for some in chunks(own, PAGE_RUNS)]
     project.runs = keys_of(project.pages)
     if not options.dry_run:
         add_tables_asked(project, options)
     for table in project.tables.values():
         if table.key is not None:
-            logged_tables(project, table, {run.row["id"]: logs for run, _, logs in own}, work)
+            logged_tables(project, table, {run.row["id"]: run.logs for run in own}, work)
         else:
-            table.fetched = {run.row["id"]: each[table.name] for run, each, _ in own if table.name in each}
+            table.fetched = {run.row["id"]: run.rows[table.name] for run in own if table.name in run.rows}
 
 
 def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path], list[Failure]]:
@@ -1546,8 +1540,13 @@ def prepare_process() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, say: Say) -> list[FoundRun]:
+def runs_asked_for(found: Sequence[Run], failed: Sequence[Failure], options: Options, say: Say) -> list[Run]:
     """The runs that pass the filters. Prints how many each one keeps; ScriptError if no run is left."""
+    if not found:
+        if failed:
+            raise nothing_exported(failed)
+        why = "they end before their first record, or are no W&B logs; name another folder"
+        raise ScriptError(f"no runs in these logs; {why}", NOTHING_USABLE)
     selection, kept = options.selection, [*found]
     filters: list[tuple[str, Any, Callable[[dict[str, Any], Any], bool]]] = [
         ("-e", selection.entity, lambda run, names: run["entity"].lower() in [name.lower() for name in names]),
@@ -1562,26 +1561,21 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
     ]
     for flag, wanted, test in filters:
         before = kept
-        kept = [each for each in before if not wanted or test(each[0].row, wanted)]
+        kept = [run for run in before if not wanted or test(run.row, wanted)]
         if wanted and kept:
             say(f"{flag} kept {len(kept):,} of {counted(len(before), 'run')}")
-        if before and not kept:
-            report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
-            there = first_of(sorted({f"{run.row['entity']}/{run.row['project']}" for run, *_ in before}))
+        if not kept:
+            report_failures([*failed, *(each for run in before for log in run.logs for each in log.failed)])
+            there = first_of(sorted({f"{run.row['entity']}/{run.row['project']}" for run in before}))
             message = f"no run left: {flag} kept none of {counted(len(before), 'run')} in {there}"
             raise ScriptError(f"{message}; leave this filter out or loosen it", NOTHING_USABLE)
-    if not kept:
-        if failed:
-            raise nothing_exported(failed)
-        why = "they end before their first record, or are no W&B logs; name another folder"
-        raise ScriptError(f"no runs in these logs; {why}", NOTHING_USABLE)
     return kept
 
 
 # --- offline source: the logs of one run ----------------------------------------------------------------------
 
 
-def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path) -> FoundRun:
+def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path) -> Run:
     """One run from its logs: later ones extend or override the earlier. Of copies of a log, the longest is used."""
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
@@ -1634,7 +1628,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         _summary_json=valid_json(summary),
     )
     leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
-    return Run(row, leaves, [*definitions.values()], tables_in(summary)), rows, logs
+    return Run(row, leaves, [*definitions.values()], tables_in(summary), logs, rows)
 
 
 def offline_state(exit_code: int | None, heartbeat_at: datetime | None, *, is_preempting: bool = False) -> str:
@@ -1724,17 +1718,17 @@ def rewritten(
 def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Log]], work: Path) -> None:
     """Fill in the rows of a W&B Table from the files beside the logs of the project's runs, by id."""
     for run in changed_runs(project, table):
-        files = [log.file.parent / name / run.file for log in reversed(logs[run.id]) for name in ("files", "")]
+        files = [log.file.parent / name / run.file.path for log in reversed(logs[run.id]) for name in ("files", "")]
         try:
             file = next(filter(Path.is_file, files), files[0])
             content = regular(file).read_bytes()
-            before = [staged_file(logs[run.id], address) for address in run.increments]
+            before = [staged_file(logs[run.id], address) for address in run.file.increments]
             if None in before:
                 raise ValueError("its increments are in artifacts that are not on this machine")  # noqa: TRY301
-            whole = staged_file(logs[run.id], run.address) if (run.listed or 0) > FILE_ROWS else None
+            whole = staged_file(logs[run.id], run.file.address) if (run.listed or 0) > FILE_ROWS else None
             rows = table_rows(content, [*filter(None, before)], whole)
         except (OSError, ValueError, RecursionError) as error:
-            why = f"its file {run.file[:200]} cannot be read: {getattr(error, 'strerror', None) or error}"
+            why = f"its file {run.file.path[:200]} cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "its file does not exist" if isinstance(error, FileNotFoundError) else why
             project.failed.append(Failure(run.id, unquote(table.name), why))
             continue
@@ -2441,14 +2435,14 @@ def new_table(name: str, key: str = "") -> Table:
         return Table(name, "line", {"time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String})
     if name.startswith("table_"):
         return Table(name, "row", {}, key=key)
-    return Table(name, "_step", clocks, METRIC)
+    return Table(name, "_step", clocks, is_history=True)
 
 
 def add_tables_asked(project: Project, options: Options) -> None:
     """Add the tables that the options ask for to those of the earlier export."""
-    histories = {"history": options.include_history, "history_sampled": options.history_samples is not None}
-    others = {"system": options.system_metrics, "console": options.console}
-    asked: dict[str, str | None] = {name: None for name, is_asked in {**histories, **others}.items() if is_asked}
+    flags = {"history": options.include_history, "history_sampled": options.history_samples is not None}
+    flags |= {"system": options.system_metrics, "console": options.console}
+    asked: dict[str, str | None] = {name: None for name, is_asked in flags.items() if is_asked}
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
@@ -2461,7 +2455,7 @@ def add_tables_asked(project: Project, options: Options) -> None:
     for name in asked:
         table = project.tables.setdefault(name, new_table(name))
         table.is_asked, table.key = True, asked[name]
-        table.made_of = options.history_keys if name in histories else ()
+        table.made_of = options.history_keys if table.is_history else ()
         if name == "history_sampled":
             table.made_of += (f"{options.history_samples} samples",)
         if name == "console" and options.console_lines:
@@ -2492,7 +2486,7 @@ def changed_runs(project: Project, table: Table) -> list[Wanted]:
         whole = (file.path, *file.increments[-1:]) if table.key is not None else (str(rows), iso(active_at) or "")
         mark = (*whole, *table.extent)
         if known.get(run_id) not in (whole, mark) and (file.path or table.key is None or run_id in known):
-            changed.append(Wanted(run_id, file.rows, last_step, file.path, mark, file.address, file.increments))
+            changed.append(Wanted(run_id, file.rows, last_step, mark, file))
     return changed
 
 
@@ -2516,20 +2510,18 @@ class RowSource(NamedTuple):
     table: Table
     folder: Path  # of the part files
     work: Path  # for downloads
-    nested: Mapping[str, Collection[KeyPath]]  # see Page
 
 
 def fetch_table(server: Server, project: Project, table: Table, work: Path) -> None:
     """Fill in the rows of the runs that changed. After an interruption the next export uses the part files."""
     folder = work.parent / HISTORIES / project.stem / table.name
     folder.mkdir(parents=True, exist_ok=True)
-    nested = {run_id: paths for page in project.pages for run_id, paths in page.nested.items()}
-    source = RowSource(server, project, table, folder, work, nested)
+    source = RowSource(server, project, table, folder, work)
     stored = stored_parts(folder)
     missing = []
     for run in changed_runs(project, table):
         is_empty = (table.name, run.listed, run.last_step) == ("history", 0, None)
-        if is_empty or (table.key is not None and not run.file):
+        if is_empty or (table.key is not None and not run.file.path):
             table.fetched[run.id] = History(mark=run.mark)
         elif known := stored.get(run.key(table)):
             table.fetched[run.id] = replace(known, mark=run.mark)
@@ -2553,13 +2545,11 @@ def stored_parts(folder: Path) -> dict[str, History]:
     found: dict[str, History] = {}
     for file in folder.iterdir():
         try:
-            parts, keys = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
-            for run_id, (key, skipped) in keys.items():
-                found[key] = History(skipped={tuple(path) for path in skipped})
-                if run_id in parts:
-                    dtypes, *numbers = parts[run_id]
-                    own = {tuple(path): dtype for path, dtype in dtypes}
-                    found[key].parts = [Part(file, len(parts), own, *numbers)]
+            runs, noted = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
+            for key, skipped, dtypes, *numbers in noted:  # numbers of rows, unless there are none
+                own = {tuple(path): dtype for path, dtype in dtypes}
+                parts = [Part(file, runs, own, *numbers)] if numbers else []
+                found[key] = History(parts, {tuple(path) for path in skipped})
         except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
             file.unlink()  # damaged, or of another version of this script: its runs are fetched again
     return found
@@ -2668,7 +2658,7 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
     if table.name == "system":
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
     if table.key is not None:
-        return f"files(names: [{json.dumps(run.file, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
+        return f"files(names: [{json.dumps(run.file.path, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
     where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}{source.server.forward}"
     if after:
         where += f", after: {json.dumps(after)}"
@@ -2701,7 +2691,8 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
     urls = (answer["parquetHistory"] or {}).get("parquetUrls") or ()
     rows = [pl.scan_parquet(download(source, url, files), glob=False) for url in urls]
     live, history.problem = live_rows(source, run, answer, are_all=not rows)
-    keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
+    keys = source.server.options.history_keys
+    nested = next((page.nested[run.id] for page in source.project.pages if run.id in page.nested), frozenset())
     history.counted = answer["historyLineCount"] or 0
     # A small file can expand to more than fits into memory.
     most_rows = MOST_LIVE_ROWS if answer["historyLineCount"] is None else 2 * history.counted + SPARE_ROWS
@@ -2800,13 +2791,13 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
 
     file = download(source, url, files)
     try:
-        before = [in_artifact(address) for address in run.increments]
+        before = [in_artifact(address) for address in run.file.increments]
     except RequestError as error:
         raise RequestError(f"its increments cannot be read: {error}", retries=0) from error
     whole, why = None, IN_ARTIFACT
-    if run.address and (run.listed or 0) > FILE_ROWS:
+    if run.file.address and (run.listed or 0) > FILE_ROWS:
         try:
-            whole = in_artifact(run.address)
+            whole = in_artifact(run.file.address)
         except RequestError as error:
             why = f"{IN_ARTIFACT}, which cannot be read: {error}"
     try:
@@ -2814,7 +2805,7 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
             in_memory = [one.read_bytes() for one in before], whole.read_bytes() if whole else None
             rows = table_rows(file.read_bytes(), *in_memory)
     except ValueError as error:
-        raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+        raise RequestError(f"its file {run.file.path} cannot be read: {error}", retries=1) from error
     note_cut(history, run, rows.height, why)
     return rows
 
@@ -2838,7 +2829,7 @@ def artifact_url(server: Server, address: str) -> str:
 
 def note_cut(history: History, run: Wanted, rows: int, why: str) -> None:
     """Note why a W&B Table has only these rows, if it had more."""
-    if rows < (run.listed or 0) and (rows >= FILE_ROWS or run.increments):
+    if rows < (run.listed or 0) and (rows >= FILE_ROWS or run.file.increments):
         history.counted, history.found = run.listed or 0, rows
         history.problem = SDK_LIMIT if rows > FILE_ROWS else why
 
@@ -3282,17 +3273,17 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
         fetched = [part.dtypes for _, history in sorted(table.fetched.items()) for part in history.parts]
         sources = [dtypes_of_rows(earlier, table, set().union(*fetched)) for earlier in stays] + fetched
         table.dtypes = widest_dtypes(sources)
-        if table.prefix == METRIC:
+        if table.is_history:
             paths |= {(METRIC, *path) for path in table.dtypes}
     names: dict[KeyPath, str] = {}  # settled once, for the runs and the histories together
     for prefix in (CONFIG, METRIC):
         for path, name in settled_names(path[1:] for path in paths if path[0] == prefix).items():
             names[prefix, *path] = prefix + name
     for table in tables:
-        own = {"run_id", "entity", "project", table.order, *table.columns}
-        table.names = settled_names(table.dtypes, own)
-        if table.prefix == METRIC:
+        if table.is_history:
             table.names = {path: names[METRIC, *path] for path in table.dtypes}
+        else:
+            table.names = settled_names(table.dtypes, {"run_id", "entity", "project", table.order, *table.columns})
     return names
 
 
@@ -3456,7 +3447,7 @@ def write_project(server: Server | None, project: Project, options: Options, wor
     names = {**names, **{(METRIC, *path): METRIC + name for path, name in settled_names(defined, taken).items()}}
     tables = sorted(project.tables.values(), key=lambda table: table.name)
     known: dict[KeyPath, Stated] = {}
-    for each in (*(table.earlier for table in tables if table.prefix == METRIC), project.earlier):
+    for each in (*(table.earlier for table in tables if table.is_history), project.earlier):
         if len(pages) > len(project.pages):
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
     facts = metric_facts(definitions, names, known, project.goals)
@@ -3564,8 +3555,8 @@ def stored_pages(file: Path, ids: Collection[str], work: Path) -> list[Page]:
 
 
 def metadata_document(project: Project, options: Options, about: Mapping[str, object]) -> dict[str, object]:
-    asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
-    written = next((table.rows for table in asked if table.is_asked), {})
+    tables = sorted(project.tables.values(), key=lambda table: table.name)
+    written = next((table.rows for table in tables if table.is_history and table.is_asked), {})
     # Not of runs that are only kept.
     rows = {run_id: (written[run_id], n) for run_id, n in project.counts.items() if run_id in written}
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
@@ -3818,7 +3809,7 @@ def say_without_effect(written: Sequence[Project], options: Options, say: Say) -
     if options.prune and unpruned:
         say(f"--prune removed nothing from {first_of(unpruned)}: it needs an export of all runs, without filters")
     tables = [table for project in written for table in project.tables.values()]
-    metrics = {path for table in tables if table.prefix == METRIC for path in table.dtypes}
+    metrics = {path for table in tables if table.is_history for path in table.dtypes}
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
@@ -3843,7 +3834,7 @@ def changes_of(project: Project, options: Options) -> str:
         if table.outdated:
             line += f"; newer output of {first_of(table.outdated)} is left out, as more lines are there: use --console"
         earlier = table.earlier
-        if table.prefix != METRIC:
+        if not table.is_history:
             continue
         known = earlier.marks.keys() if earlier.made_of == table.made_of else set()  # these had the same metrics before
         lacking = sorted(path for path in earlier.columns if not is_wanted(path, options.history_keys))
@@ -4077,11 +4068,11 @@ def mongo_filter(text: str) -> dict[str, object]:
 
 def moment(text: str) -> datetime:
     """A time given as an age (`7d`), a date or an ISO time; UTC if it names no zone."""
-    with suppress(ValueError, OverflowError):
+    with suppress(OverflowError):
         if ago := re.fullmatch(r"(\d{1,6})([hdw])", text):
             return now() - int(ago[1]) * timedelta(hours={"h": 1, "d": 24, "w": 168}[ago[2]])
-        given = datetime.fromisoformat(text)
-        return given.replace(tzinfo=given.tzinfo or UTC).astimezone(UTC)
+    if given := time_of(text):
+        return given
     raise argparse.ArgumentTypeError(f"{text} is not a time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00")
 
 
