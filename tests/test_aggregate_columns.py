@@ -386,7 +386,13 @@ def test_what_was_logged_at_other_steps_counts_with_its_last_value_before():
     assert frame["history_at_acc"].to_list() == [0.2, None, None]
     assert frame["history_at_late"].to_list() == [None, None, None]
     _, err = run("x", "--history", "--at", "loss")
-    assert "they were logged only after the best step, or loss was not logged" in err
+    assert "they were logged only after the best step, or loss was not logged or never finite" in err
+
+
+def test_a_tag_is_asked_for_as_in_analyze_runs():
+    write_runs(Path("x"), [Run("a", tags=["new"]), Run("b", name="list_contains(tags")])
+    assert aggregated("x", "--where", "list_contains(tags, 'new')")["id"].to_list() == ["a"]
+    assert aggregated("x", "--where", "name = 'list_contains(tags'")["id"].to_list() == ["b"]
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,24 @@ def test_a_file_name_that_is_not_utf_8_costs_that_file_only():
     assert err.startswith("error: x/\ufffd_runs.parquet was left out: it cannot be read: ")
 
 
+def test_ctrl_c_while_polars_runs_python_is_no_damage(monkeypatch):
+    """Polars panics then: sound files were left out, and the earlier result was replaced by one without them."""
+
+    def interrupt(_: object) -> pl.LazyFrame:
+        raise KeyboardInterrupt
+
+    write_runs(Path("x"), [Run("a")])
+    aggregated("x")
+    before = Path("analysis/unified.parquet").read_bytes()
+    schema = {"id": pl.String}
+    source = pl.io.plugins.register_io_source(interrupt, schema=lambda: interrupt(schema))
+    monkeypatch.setattr(aggregate_runs, "scan_file", lambda _: source)
+    with pytest.raises((pl.exceptions.PolarsError, pl.exceptions.PanicException)):
+        source.collect_schema()
+    assert run("x", code=130)[1] == "interrupted\n"
+    assert Path("analysis/unified.parquet").read_bytes() == before
+
+
 def test_a_truncated_file_in_a_directory_is_a_failure():
     write_runs(Path("x"), [Run("a")])
     file = write_runs(Path("x"), [Run("b")], project="cut")

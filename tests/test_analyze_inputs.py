@@ -33,6 +33,19 @@ if TYPE_CHECKING:
 # --- which files ----------------------------------------------------------------------------------------------
 
 
+def test_ctrl_c_while_polars_runs_python_is_no_damage(tmp_path, monkeypatch):
+    """Sound files were left out of the answer."""
+
+    def interrupt() -> dict:
+        raise KeyboardInterrupt
+
+    write_runs(tmp_path, [Run("a")])
+    source = pl.io.plugins.register_io_source(lambda *_: iter(()), schema=interrupt)
+    monkeypatch.setattr(pl, "scan_parquet", lambda *_, **__: source)
+    answer = ask(tmp_path)
+    assert (answer.code, answer.err) == (130, "interrupted\n")
+
+
 def test_default_input_is_the_newest(tmp_path: Path) -> None:
     assert ask(cwd=tmp_path).code == 1
     old = write_runs(tmp_path / "wandb_export", [Run("a", summary={"test/mse": 1.0})], project="old")

@@ -267,6 +267,14 @@ def test_system_metrics_and_output(old_folder, export_old, tmp_path):
     assert cells.select(table["columns"]).rows() == [tuple(row) for row in table["data"]]
 
 
+def test_a_summary_that_is_behind_its_rows_stays_as_it_was_written(old_folder, export_old):
+    """Its step was that of the last row, although its other values are older."""
+    (old_folder / "wandb-history.jsonl").write_text('{"loss": 1, "_step": 0}\n{"loss": 2, "_step": 1}\n')
+    (old_folder / "wandb-summary.json").write_text('{"loss": 1, "_step": 0}')
+    run = export_old()[1].run
+    assert (json.loads(run["_summary_json"]), run["last_step"]) == ({"_step": 0, "loss": 1}, 1)
+
+
 def test_a_row_of_an_odd_step_costs_itself(old_folder, export_old):
     rows = ['{"loss": 1, "_step": "first"}', '{"loss": 2, "_step": 4.0}', '{"loss": 3, "\\ud800": 1}']
     (old_folder / "wandb-history.jsonl").write_text("\n".join(rows) + "\n")

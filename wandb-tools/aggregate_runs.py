@@ -271,8 +271,7 @@ def folder_of(file: str) -> str:
 def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
     """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder."""
     row = {"file": file, "kind": kind, "reason": reason, "failure": failure}
-    if row not in report["skipped"]:
-        report["skipped"].append(row)
+    report["skipped"] += [row] if row not in report["skipped"] else []
 
 
 def read_header(file: str) -> ParquetFile:
@@ -643,9 +642,9 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
     hint = """write 'text', a time as '2026-01-31', W&B names ("optim.lr") and SQL words in double quotes"""
     try:
-        # Decimals as floats, since polars compares text with the decimal 0.01 as texts: "1e-3" would be more.
-        number = r"""('[^']*'|"[^"]*")|(?<![\w.])\d*\.\d+(?![\w.])"""
-        predicate = re.sub(number, lambda found: found[1] or f"{found[0]}e0", predicate)
+        # Polars compares text with the decimal 0.01 as texts ("1e-3" would be more), and has no list_contains().
+        number = r"""('[^']*'|"[^"]*")|\b(list)(?=_contains\()|(?<![\w.])\d*\.\d+(?![\w.])"""
+        predicate = re.sub(number, lambda f: f[1] or ("array" if f[2] else f"{f[0]}e0"), predicate)
         # W&B's and flattened names: the columns are put in their places.
         if known := [name for name in pl.sql_expr(predicate).meta.root_names() if name in names and name not in dtypes]:
             name = "|".join(map(re.escape, known))
@@ -962,6 +961,8 @@ def scan_file(file: str) -> pl.LazyFrame:
 
 def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:
     """What polars raises for files that are damaged, and `more`; some damage makes its decoder panic."""
+    if "KeyboardInterrupt" in str(sys.exception()):  # Ctrl-C while polars runs Python makes it panic, too
+        raise KeyboardInterrupt
     return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *more)
 
 
@@ -983,11 +984,11 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
     def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
         """Rows are put in order in blocks that fit in memory, while polars writes."""
         for block in placed.iter_slices(max(1, CELLS // 2 // empty.width)):
-            plans = [placed_rows(files, own, rows) for rows in block.partition_by(FILE, maintain_order=True)]
+            plans = [placed_rows(files, own, rows) for rows in block.drop(new).partition_by(FILE, maintain_order=True)]
             parts = [pl.collect_all(plans[at : at + FILES_AT_ONCE]) for at in range(0, len(plans), FILES_AT_ONCE)]
-            rows = pl.concat([empty, *itertools.chain(*parts)], how="diagonal")
+            rows = pl.concat([empty.drop(new), *itertools.chain(*parts)], how="diagonal")
             rows = rows if rows[POSITION].is_sorted() else rows.sort(POSITION)  # as exports are: nothing to sort
-            yield rows.select(names or empty.columns)
+            yield rows.hstack(placed.select(new)[rows[POSITION]]).select(names or empty.columns)
 
     return pl.io.plugins.register_io_source(batches, schema=empty.schema)
 
@@ -1068,13 +1069,12 @@ def is_running(process: str) -> bool:
 def check_output(output: str) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
     found = [file for file in Path(output).rglob("*") if file.is_file()]  # none in a file
-    refusal = ScriptError(f"-o {output} holds other data, which would be lost; choose another name", WRONG_USAGE)
-    if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in found):
-        raise refusal
+    is_other = any(file.suffix != ".parquet" or "=" not in file.parent.name for file in found)
     with suppress(*reading_errors()):  # what is no parquet file may be overwritten
         columns = scan_file(output).collect_schema()
-        if "source_file" not in columns and (found or kind_of(columns) != "foreign"):
-            raise refusal
+        is_other |= "source_file" not in columns and (bool(found) or kind_of(columns) != "foreign")
+    if is_other:
+        raise ScriptError(f"-o {output} holds other data, which would be lost; choose another name", WRONG_USAGE)
 
 
 # --- report ---------------------------------------------------------------------------------------------------
@@ -1353,7 +1353,7 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
         return
     at, last = f"{HISTORY}at_", f"{HISTORY}last_"
     if plan.best and (late := [name for name in plan.metrics if runs[at + name].count() < runs[last + name].count()]):
-        why = f"they were logged only after the best step, or {'.'.join(plan.best.path)} was not logged"
+        why = f"they were logged only after the best step, or {'.'.join(plan.best.path)} was not logged or never finite"
         report["notes"].append({"note": f"{at}* is null in some runs for {some(late)}: {why}"})
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])

@@ -461,8 +461,7 @@ def open_file(file: Path) -> Runs:
         if reads_all_rows and view:
             pl.scan_parquet(file, glob=False).sink_batches(lambda _: None)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
+        raise ScriptError(f"{file} cannot be read: {reason_for(error)}; make it again", NOTHING_USABLE) from error
     project = str(source.get("entity")), str(source.get("project"))
     return Runs(frame, dtypes, paths, goals, axes, file=file, source=source, project=project, view=view)
 
@@ -553,8 +552,14 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
     try:
         return frame.collect(engine=engine)
     except (pl.exceptions.ComputeError, pl.exceptions.PanicException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DamagedRowsError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
+        raise DamagedRowsError(f"the input is damaged: {reason_for(error)}; make it again", NOTHING_USABLE) from error
+
+
+def reason_for(error: BaseException) -> str:
+    """The first line of an error's text. KeyboardInterrupt after Ctrl-C: polars panics if it was running Python."""
+    if "KeyboardInterrupt" in str(error):
+        raise KeyboardInterrupt from error
+    return str(error).partition("\n")[0]
 
 
 # --- columns and metrics --------------------------------------------------------------------------------------

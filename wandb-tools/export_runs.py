@@ -1597,7 +1597,8 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
     summary: dict[str, Any] = {}  # as after `wandb sync`, but with what only earlier logs have, which W&B forgets
     for log in [log for log in logs if log.summary_from == "log"] or logs:
         summary |= log.summary
-    if history.parts and "_step" in summary and (len(logs) > 1 or logs[0].summary_from != "file"):
+    may_be_ahead = logs[0].summary_from != "file" and logs[0].file.name != OLD_HISTORY
+    if history.parts and "_step" in summary and (len(logs) > 1 or may_be_ahead):
         summary["_step"] = history.parts[-1].last  # where a log is cut off, its summary may be ahead of its rows
     summary = dict(sorted(summary.items()))  # the log's order is random
     run_time_s = runtime_s(summary, sum(log.span_s for log in logs))
@@ -4211,8 +4212,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")  # UTF-8 for programs
     try:
         return export(parse_args(argv))
-    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - each becomes a message
-        if KeyboardInterrupt in (type(error), type(error.__context__)):  # or it failed to tidy up after one
+    except SystemExit:  # of --help
+        raise
+    except BaseException as error:  # noqa: BLE001 - each becomes a message
+        # Or it failed to tidy up after one, or polars panicked, as it does if it was running Python.
+        if KeyboardInterrupt in (type(error), type(error.__context__)) or "KeyboardInterrupt" in str(error):
             tell("interrupted: to continue, run the same command again")
             return INTERRUPTED
         if "--debug" in (sys.argv if argv is None else argv):
