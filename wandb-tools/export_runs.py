@@ -174,7 +174,7 @@ PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are s
 LINES_HELD = 50_000  # the same for lines of output
 PIECES_HELD = 1_000  # of one line of output, such as a progress bar
 BATCH_ROWS = 20_000  # of histories that are fetched by one question and share a part file
-UNWRITTEN_S = 1  # rows that are in no part file for longer are written: an interruption loses no more
+UNWRITTEN_S = 5  # rows that are in no part file for longer are written: an interruption loses no more
 BATCH_CELLS = 1_000_000  # rows x columns of several runs in memory: 8 MB a thread
 SHARED_CELLS = BATCH_CELLS // RUNS_A_QUESTION  # of a run, if its rows share a part file with those of others
 TASK_LOGS = 100  # logs per task of a process
@@ -4137,6 +4137,8 @@ def import_libraries() -> None:
 def export(options: Options) -> int:
     """From the source to the files: the summary of this script."""
     global orjson, requests, urllib3
+    # A thread that makes columns keeps Python's lock for longer: to pass it on all the time took a fifth of the time.
+    sys.setswitchinterval(0.05)
     gc.disable()  # there are no cycles among the many small objects, and looking for some took a tenth of the time
     say: Say = (lambda _: None) if options.quiet else tell
     if options.verify:
