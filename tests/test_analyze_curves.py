@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import analyze_runs
 import polars as pl
 import pytest
 from analyze import answered, ask, document, rewrite, steps, write_epochs, write_history, write_metrics
@@ -458,6 +460,13 @@ def test_one_long_run_does_not_take_the_points_of_many_short_ones(tmp_path):
     assert (xs[0], xs[-1]) == (0, 899)
     assert sum(x < 90 for x in xs) >= 6
     assert len(xs) in {13, 14}  # and where half of the runs have ended
+
+
+def test_runs_that_end_at_once_leave_points_for_the_rest():
+    """Their few steps took as many points as they have rows, and the rest of these went to the steps just behind."""
+    places = analyze_runs.spread(pl.Series([200] * 5 + [1] * 995), 13).to_list()
+    assert (len({*places}), places[:5], places[-1]) == (13, [0, 1, 2, 3, 4], 999)
+    assert all(b - a > 50 for a, b in itertools.pairwise(places[6:]))
 
 
 # --- groups ---------------------------------------------------------------------------------------------------

@@ -298,6 +298,13 @@ def test_importance_finds_an_effect_with_its_best_in_the_middle(tmp_path):
     assert line.split()[3] == "~"  # it said `-`: the more, the better
 
 
+def test_what_may_be_chance_has_a_sign_but_no_curve(tmp_path):
+    noise = np.random.default_rng(3).normal(size=40)
+    runs = [Run(f"r{n}", config={"k": n % 10}, summary={"test/mse": noise[n]}) for n in range(40)]
+    out = answered(write_runs(tmp_path, runs), "--importance").out
+    assert "~" not in out
+
+
 def test_the_sign_of_an_association(tmp_path: Path) -> None:
     runs = [Run(f"{n}", config={"up": n, "down": -n}, summary={"test/mse": float(n)}) for n in range(12)]
     lines = answered(write_runs(tmp_path, runs), "--importance", "-m", "test/mse").out.splitlines()

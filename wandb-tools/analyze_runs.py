@@ -99,6 +99,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import textwrap
@@ -1372,9 +1373,9 @@ def importance(study: Study, metric: Metric) -> Result:
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
-    spearman = pl.col("spearman")
+    spearman, is_sure = pl.col("spearman"), pl.col("p") < SIGNIFICANT
     sign = spearman.sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
-    sign = pl.when(2 * spearman**2 < pl.col("effect")).then(pl.lit("~")).otherwise(sign)
+    sign = pl.when(is_sure & (4 * spearman**2 < pl.col("effect"))).then(pl.lit("~")).otherwise(sign)
     named = pl.Series("column", labels(answer["column"], runs).values(), dtype=pl.String)
     rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round_sig_figs(2)
     view = [(column.name, column) for column in answer.select(named, "kind", *rounded)]
@@ -1983,17 +1984,17 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
     return found
 
 
-def spread(counts: pl.Series, most: int) -> list[int]:
+def spread(counts: pl.Series, most: int) -> pl.Series:
     """The numbers of `most` of the places at which `counts` rows are, evenly over the rows: not over one long run."""
-    middles = counts.cum_sum() - counts / 2
+    places, middles = pl.int_range(len(counts), eager=True), counts.cum_sum() - counts / 2
     borders = (middles + middles.shift(-1)).head(-1) / 2
     step = (middles[-1] - middles[0]) / max(1, most - 1)
-    nearest = borders.search_sorted(pl.Series([middles[0] + i * step for i in range(most)]))
-    chosen: list[int] = []
-    for i, place in enumerate(nearest):  # each place once
-        least = chosen[-1] + 1 if chosen else 0
-        chosen.append(min(max(place, least), len(counts) - most + i))
-    return chosen
+    wanted = pl.Series([middles[0] + i * step for i in range(most)])
+    nearest = borders.search_sorted(wanted).cast(pl.Int64).unique()
+    others = places.filter(~places.is_in(nearest.implode()))  # places of many rows were wanted more than once
+    free = most - len(nearest)
+    further = [(i + 1) * len(others) // (free + 1) for i in range(free)]
+    return pl.concat([nearest, others.gather(further)]).sort()
 
 
 def with_divergence(rows: pl.DataFrame, label: str, goal: Goal | None, options: Options) -> pl.DataFrame:
@@ -3143,6 +3144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = analyze(parse_args(arguments))
     except KeyboardInterrupt:
+        try:  # noqa: SIM105 - a call of suppress() would raise it
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except KeyboardInterrupt:  # polars has raised one, and Python raises another
+            pass
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except SystemExit:  # of --help
