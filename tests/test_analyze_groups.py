@@ -385,7 +385,7 @@ def test_runs_that_only_a_path_tells_apart_are_said(tmp_path):
 
 
 def test_of_equal_settings_the_one_without_nulls_stands_for_the_others(tmp_path):
-    configs = [{"sharing": n % 2 == 1, **({"deep": False} if n % 2 else {})} for n in range(6)]
+    configs = [{"sharing": n % 2 == 1, **({"two": False} if n % 2 else {})} for n in range(6)]
     runs = [Run(f"r{n}", config=config, summary={"loss": 1.0}) for n, config in enumerate(configs)]
     assert "that vary: sharing\n" in answered(write_runs(tmp_path, runs), "-g", "!seed").err
 

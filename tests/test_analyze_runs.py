@@ -790,8 +790,10 @@ def test_the_suggested_grouping_compares_groups_of_several_runs(tmp_path):
 
 
 def test_the_suggested_grouping_is_not_of_single_runs(tmp_path):
-    runs = [Run(f"r{n}", config={"model": "ab"[n % 2], "start": n % 5}, summary={"loss": float(n)}) for n in range(10)]
-    assert "loss by model: 10 runs in 2 groups" in answered(write_runs(tmp_path, runs)).out  # 10 of one with start
+    starts = [("a", start) for start in (0, 0, 0, 0, 0, 1, 2)] + [("b", start) for start in (0, 0, 0, 0, 1)]
+    configs = [{"model": model, "start": start} for model, start in starts]
+    runs = [Run(f"r{n}", config=config, summary={"loss": float(n)}) for n, config in enumerate(configs)]
+    assert "loss by model: 12 runs in 2 groups" in answered(write_runs(tmp_path, runs)).out  # with start, 3 of 5 of one
 
 
 def test_an_overview_names_the_tables_that_can_be_queried(tmp_path):
