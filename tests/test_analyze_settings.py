@@ -299,7 +299,7 @@ def test_importance_finds_an_effect_with_its_best_in_the_middle(tmp_path):
 
 
 def test_what_may_be_chance_has_a_sign_but_no_curve(tmp_path):
-    noise = np.random.default_rng(3).normal(size=40)
+    noise = np.random.default_rng(14).normal(size=40)  # effect 0.11, p 0.15, spearman -0.13
     runs = [Run(f"r{n}", config={"k": n % 10}, summary={"test/mse": noise[n]}) for n in range(40)]
     out = answered(write_runs(tmp_path, runs), "--importance").out
     assert "~" not in out
