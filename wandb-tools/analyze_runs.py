@@ -362,7 +362,7 @@ class Study(NamedTuple):
     runs: Runs  # those of them in the states asked for
     metrics: Sequence[Metric]
     by: Sequence[str] = ()  # the columns to group by
-    apart: Sequence[str] = ()  # those of them that tell the groups apart, for people: others follow from these
+    label_by: Sequence[str] = ()  # those of them that label a group: the values of the others follow from these
 
 
 class Result(NamedTuple):
@@ -939,20 +939,20 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
 
 def groups(study: Study, metric: Metric) -> Result:
     """Statistics of a metric per combination of the values of --group-by, the best first."""
-    runs, by, apart, options, stat = study.runs, study.by, study.apart, study.options, study.options.stat
+    runs, by, label_by, options, stat = study.runs, study.by, study.label_by, study.options, study.options.stat
     table = group_statistics(runs, by, metric, stat, metric.beside(f"{options.value}_step"))
-    constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
-    varying = [column for column in apart if column not in constant]
+    constant = [column for column in label_by if table.height > 1 and table[column].n_unique() == 1]
+    varying = [column for column in label_by if column not in constant]
     if len(varying) > 3:  # perhaps more than fit
-        varying = first_apart(table.head(MOST_ROWS["groups"]), varying)
-        apart = [*varying, *constant]
+        varying = independent_first(table.head(MOST_ROWS["groups"]), varying)
+        label_by = [*varying, *constant]
     statistics = [name for name in STATISTICS if name in table.columns]
     asked = [*dict.fromkeys(name if name in STATISTICS else find_column(name, runs) for name in options.columns)]
     shown = [column for column in asked if column in {*by, *statistics}]
     if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
         say(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *statistics])}")
     if shown and {*by}.isdisjoint(shown):  # rows need a name
-        shown = [*apart, *shown]
+        shown = [*label_by, *shown]
     kept = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
@@ -968,9 +968,9 @@ def groups(study: Study, metric: Metric) -> Result:
     facts = [size, *(f"{heads[column]} is always {cell_text(table[column].to_list()[0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
     seen = table.with_columns(best_run=pl.when(pl.col("n") > 0).then(run_labels(table.select(**BEST_RUN))))
-    bars = table.select("ci_low", "ci_high", "n", pl.Series("name", row_names(table, apart)), value=stat)
-    view = [(heads.get(c, c), told_apart(seen[c]) if c in by else seen[c]) for c in shown]
-    notes = remarks_on_groups(table, apart, metric, stat)
+    bars = table.select("ci_low", "ci_high", "n", pl.Series("name", row_names(table, label_by)), value=stat)
+    view = [(heads.get(c, c), unambiguous(seen[c]) if c in by else seen[c]) for c in shown]
+    notes = remarks_on_groups(table, label_by, metric, stat)
     chart = f"{metric.label}: {stat} and 95 % interval", "", bars
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *statistics)
     return Result("groups", title, table, view, notes, chart=chart, kept=kept)
@@ -978,7 +978,7 @@ def groups(study: Study, metric: Metric) -> Result:
 
 def row_names(table: pl.DataFrame, by: Sequence[str], width: int = sys.maxsize) -> list[str]:
     """The values of some columns in a line each, long ones shortened."""
-    cells = (short_names(cells_of(told_apart(table[column])), width) for column in by)
+    cells = (short_names(cells_of(unambiguous(table[column])), width) for column in by)
     return ["/".join(row) for row in zip(*cells, strict=True)]
 
 
@@ -1018,7 +1018,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
 
 def pivot(study: Study, metric: Metric) -> Result:
     """A metric's mean, standard deviation and n per combination of two columns' values; the best are marked."""
-    names = study.options.pivot or study.apart
+    names = study.options.pivot or study.label_by
     runs, by, _ = grouping(names, study.runs)
     if len(by) != 2:
         raise ScriptError(f"--pivot {','.join(names)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
@@ -1029,7 +1029,7 @@ def pivot(study: Study, metric: Metric) -> Result:
     in_row, in_column = ((mean == best.over(column)).fill_null(value=False) for column in by)
     named = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
     cells = cells.select(*named, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
-    down, across = (cells_of(told_apart(cells[name].unique().sort(nulls_last=True))) for name in ("rows", "columns"))
+    down, across = (cells_of(unambiguous(cells[name].unique().sort(nulls_last=True))) for name in ("rows", "columns"))
     cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
     filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
     spell, texts = float_format(filled["mean"].to_list()), dict[tuple[int, int], str]()
@@ -1054,20 +1054,20 @@ def pivot(study: Study, metric: Metric) -> Result:
 
 
 def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[str]]:
-    """The runs, with ranges such as `lr:4`; the columns to group by; and those of them that tell the groups apart."""
-    excluded, by, apart = [], [], []
+    """The runs, with ranges such as `lr:4`; the columns to group by; and those of them that label a group."""
+    excluded, by, label_by = [], [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
         excluded += seeds_of(runs) if name == "seed" else [find_column(name, runs)]
     if len(wanted) < len(names):
         table, settings, notes = varying_settings(runs, excluded=excluded)
         by = [column for column in settings if column not in excluded]
-        apart = settings_apart(table, by)
+        label_by = independent_settings(table, by)
         left_out = [column for column in settings if column in excluded]
         exceptions = f", except {some_of([*map(runs.label, left_out)])}" if left_out else ""
         if not by:
             raise ScriptError(f"{','.join(names)}: no other setting varies; name columns", WRONG_USAGE)
-        say(f"grouped by all settings that vary{exceptions}: {some_of([*labels(apart, runs).values()])}")
+        say(f"grouped by all settings that vary{exceptions}: {some_of([*labels(label_by, runs).values()])}")
         say(*notes)
         hint_at_names(table.select(cs.string().exclude(settings), *by, *left_out), by, left_out, runs)
     for name in wanted:
@@ -1076,11 +1076,11 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
             plain = ranges[1]
             runs, known = with_ranges(find_column(plain, runs), int(ranges[2]), runs)
         by.append(known or find_column(name, runs))
-        apart.append(by[-1])
+        label_by.append(by[-1])
         say_rival(plain, runs)
     if clashing := {*by} & {*STATISTICS, "metric", "x"}:
         raise ScriptError(f"{min(clashing)}: the result has another column with this name", WRONG_USAGE)
-    return runs, list(dict.fromkeys(by)), list(dict.fromkeys(apart))
+    return runs, list(dict.fromkeys(by)), list(dict.fromkeys(label_by))
 
 
 def hint_at_names(table: pl.DataFrame, by: Sequence[str], seeds: Sequence[str], runs: Runs) -> None:
@@ -1153,13 +1153,13 @@ def is_name_of(text: pl.Series, other: pl.Series) -> bool:
     return is_one_to_one and all(re.search(rf"(?<!\d)0*{re.escape(str(b))}(?!\d)", str(a)) for a, b in pairs)
 
 
-def first_apart(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    """The columns in the order in which they are shown as far as they fit: first those that tell the rows apart."""
-    apart = sorted(independent(table, columns), key=lambda column: -table[column].n_unique())
-    return [*dict.fromkeys([*apart, *columns])]
+def independent_first(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+    """The columns in the order in which they are shown as far as they fit: first the independent ones."""
+    first = sorted(independent(table, columns), key=lambda column: -table[column].n_unique())
+    return [*dict.fromkeys([*first, *columns])]
 
 
-def settings_apart(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+def independent_settings(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """The independent columns, and all numbers drawn at random: any of these would stand for all other settings."""
     combinations = table.select(columns).unique()
     drawn = [column for column in columns if combinations[column].n_unique() == combinations.height > 3]
@@ -1217,7 +1217,7 @@ def best_settings(study: Study) -> Runs:
     metric = study.metrics[0]
     runs, per, _ = grouping(study.options.best_per, study.runs)
     table, settings, _ = varying_settings(runs)
-    settings = settings_apart(table, [c for c in settings if c not in {*per, *seeds_of(runs)}])
+    settings = independent_settings(table, [c for c in settings if c not in {*per, *seeds_of(runs)}])
     if not settings:
         raise ScriptError("--best-per: no other setting varies, seeds apart: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
@@ -1288,7 +1288,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     rows, heads = pl.concat(odd), labels(axes, study.runs) | {"problem": "repeats and gaps"}
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
     title = f"grid of {names}: {present.height:,} of {counted(math.prod(sizes), 'combination')} have a run"
-    shown = ["problem", *first_apart(rows, axes)]
+    shown = ["problem", *independent_first(rows, axes)]
     return [Result("grid", title, rows, [(heads[name], rows[name]) for name in shown])]
 
 
@@ -1318,7 +1318,7 @@ def difference(study: Study) -> list[Result]:
     taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
     differing = [column for column in columns if len({*map(comparable, chosen[column].to_list())}) > 1]
-    cells, counts = [cells_of(told_apart(chosen[column])) for column in differing], Counter(map(kind, differing))
+    cells, counts = [cells_of(unambiguous(chosen[column])) for column in differing], Counter(map(kind, differing))
     found = [{"column": c, "kind": kind(c), **dict(zip(heads, chosen[c].to_list(), strict=True))} for c in differing]
     sizes = [f"{counts[k]:,} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
     view = [("column", pl.Series(labels(differing, runs).values(), dtype=pl.String))]
@@ -1548,7 +1548,7 @@ def introduction(study: Study) -> list[Result]:
     if not study.by:
         is_measured = pl.col(study.metrics[0].column).is_finite() if study.metrics else pl.lit(value=True)
         by = suggested_grouping(study.runs._replace(frame=study.runs.frame.filter(is_measured)))
-        study = study._replace(by=by, apart=by)
+        study = study._replace(by=by, label_by=by)
     metrics = study.metrics if options.report else study.metrics[:1]
     results = [overview(study), *(top(study) if metrics else [])]
     results += [groups(study, metric) for metric in metrics if study.by]
@@ -1556,7 +1556,7 @@ def introduction(study: Study) -> list[Result]:
         return results if metrics else [*results, *varied(study)]
     names = options.curves
     if metrics:
-        results += [pivot(study, metrics[0])] if options.pivot or len(study.apart) == 2 else []
+        results += [pivot(study, metrics[0])] if options.pivot or len(study.label_by) == 2 else []
         names = names or curve_beside(metrics[0], study.runs)
     try:
         results += curves(study, names) if names else []
@@ -2036,7 +2036,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
         if lost.height:
             lost_runs = f", {lost.height} diverged"
-            counts = sorted(Counter(row_names(lost, study.apart)).items())
+            counts = sorted(Counter(row_names(lost, study.label_by)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
             bad = f"NaN, infinite, or over 10 times the first value and {DIVERGED:,} times the lowest before"
             notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
@@ -2046,7 +2046,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     last = last.sort(RANK, *by, descending=[goal == "maximize", *[False] * len(by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
-    names = row_names(firsts, study.apart) if study.by else [*run_labels(firsts)]
+    names = row_names(firsts, study.label_by) if study.by else [*run_labels(firsts)]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     end = pl.col("x").filter(2 * logged > logged.max()).max().over(RANK)  # later on, the mean of a few could jump
     is_drawn = table.select(pl.col("x") <= end).to_series()
@@ -2057,7 +2057,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         unseen.append(f"the {MOST_CURVES} with the {ranked} last value are shown; {more}")
     notes += ["each curve has only one point"] if table.height == len(names) else []
     view, sparklines = curve_columns(axis, names, drawn, with_n=spread)
-    grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
+    grouped = f", mean by {', '.join(labels(study.label_by, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *columns)
     chart = value, axis, drawn.filter(is_drawn)
@@ -2471,7 +2471,7 @@ def columns_as_text(result: Result, height: int, escape: Callable[[str], str]) -
     if result.key == "curves" and height > 1:
         last = len(result.view[0][1]) - 1
         rows = [round(i * last / (height - 1)) for i in rows]
-    numbers = result.table.select(cs.numeric()).columns  # in the view some of their values may be text: told_apart()
+    numbers = result.table.select(cs.numeric()).columns  # in the view some of their values may be text: unambiguous()
     columns = []
     for n, (label, values) in enumerate(result.view):
         is_mean = n > 0 and result.key == "pivot"
@@ -2511,7 +2511,7 @@ def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> li
     return [null if value is None else spell(value) for value in values.to_list()]
 
 
-def told_apart(values: pl.Series) -> pl.Series:
+def unambiguous(values: pl.Series) -> pl.Series:
     """The values as texts, if people would see different numbers as the same: these are exact."""
     cells, uses = cells_of(values), Counter(cells_of(values.unique()))
     if not values.dtype.is_float() or uses.total() == len(uses):
@@ -3095,8 +3095,8 @@ def all_results(options: Options) -> Iterator[tuple[list[Result], Path | None]]:
         say_about_metric(metric, study)
     if options.best_per:
         runs = best_settings(study)
-    runs, by, apart = grouping(options.group_by, runs)
-    study = study._replace(runs=runs, by=by, apart=apart)
+    runs, by, label_by = grouping(options.group_by, runs)
+    study = study._replace(runs=runs, by=by, label_by=label_by)
     if options.output or not options.report:
         answers = [result for name in asked for result in QUESTIONS[name](study)]
         yield answers or introduction(study), options.output
