@@ -133,8 +133,8 @@ BY_RUN: dict[str, Any] = {"on": KEY, "how": "left", "nulls_equal": True, "mainta
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
 # The views of --sql, and the columns of their files. The first view that fits is a file's; other files have none.
-NEEDED = {"table": {*ROW_COLUMNS, "row"}, "runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}}
-NEEDED |= {"history": {*ROW_COLUMNS, "_step"}, "system": {*ROW_COLUMNS, "_timestamp"}}
+VIEW_COLUMNS = {"table": {*ROW_COLUMNS, "row"}, "runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}}
+VIEW_COLUMNS |= {"history": {*ROW_COLUMNS, "_step"}, "system": {*ROW_COLUMNS, "_timestamp"}}
 IDENTITY = {*RUN_COLUMNS, "heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type"}
 IDENTITY |= {"sweep", "user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count"}
 IDENTITY |= {"exported_at", "source_file", "_config_json", "_summary_json"}
@@ -142,10 +142,10 @@ TIMES = {"created_at", "heartbeat_at", "exported_at"}  # of these; tags are list
 NUMBERS = {"runtime_s", "last_step", "history_rows", "gpu_count", "_step", "_runtime", "_timestamp", "line"}
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
-NAMED = ("config_", "metric_")  # the columns that W&B's names stand for, in this order
+NAMED_PREFIXES = ("config_", "metric_")  # the columns that W&B's names stand for, in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "best": "best value", "last": "last value", "mean": "mean"}
 SUMMARIES |= {"first": "first value"}  # of define_metric
-SAY_GOAL = "add --ascending or --descending"
+GOAL_HINT = "add --ascending or --descending"
 VALIDATION = {"val", "valid", "validation", "eval"}
 # Which value stands for a run: the summary's, or one that aggregate_runs --history computed.
 VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest of its history"}
@@ -153,7 +153,7 @@ VALUES |= {"last": "last of its history", "tail": "mean of its history's last te
 
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
 RESAMPLES, SEED = 10_000, 0  # of the bootstrap
-FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # at n = 3 these intervals cover 77 %: none below 8, rough below 20
+LEAST_RESAMPLED, ROUGH_BELOW = 8, 20  # at n = 3 these intervals cover 77 %: none below 8, rough below 20
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
 CELLS_WRITTEN = 500_000  # values that become text at once
 FEWEST_RUNS = 10  # of --importance: fewer are refused
@@ -169,7 +169,7 @@ MOST_CURVES, MOST_CURVE_ROWS = 8, 200_000  # in a table; in JSON, csv and parque
 # Of --health: the worst first, but runs without a metric last, whatever else they have.
 PROBLEMS = ["diverged", "non-finite", "past its best", "spikes", "failed", "crashed", "stopped early", "no metric"]
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
-FROM_ZERO = {"kl", "kld", "divergence", "regret", "violation", "violations"}  # words of metrics that may grow so
+GROW_FROM_ZERO = {"kl", "kld", "divergence", "regret", "violation", "violations"}  # words of metrics that may grow so
 SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"ENUM\(('([^']|'')*'(, )?)*\)": "VARCHAR", r"DECIMAL\([\d, ]+\)|BIGNUM|UHUGEINT": "DOUBLE"}
@@ -178,7 +178,7 @@ DUCKDB_TYPES |= {r"\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME(_NS| WITH TIME ZONE)?)\b"
 
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 FILE_FORMATS |= {".png": "png", ".svg": "svg", ".html": "html"}
-DRAWN = ("curves", "pivot", "groups", "top")  # the questions that have a picture, the first ones first
+PICTURES_OF = ("curves", "pivot", "groups", "top")  # the questions that have a picture, the first ones first
 LABEL_WIDTH, LEGEND_WIDTH = 48, 32  # characters of a name in a line or beside a point; in a legend
 MOST_DRAWN, MOST_LINES = 40, 10  # points or groups in a picture, curves in a picture
 CHART_WIDTH = 720  # pixels: a page's text is as wide
@@ -208,7 +208,7 @@ NOISE_TREES |= {"device_id", "gpu", "gpu_id", "gpu_ids", "local_rank"}  # of see
 # Of a sweep's definition that was passed to wandb.init() as a config.
 SWEEP_DEFINITION = re.compile(r"\bparameters\.[^.]+\.(values?|min|max|mu|sigma|q|distribution|probabilities)$")
 NAMING = {"exp", "expname", "experiment", "run"}  # words in settings that only name the others
-MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
+MOST_LISTED, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 # Flags of the other scripts, and the condition that does the same here.
 OTHER_FILTERS = dict.fromkeys(("-p", "--project"), "project = 'NAME'") | {"--sweep": "sweep = 'ID'"}
 OTHER_FILTERS |= dict.fromkeys(("-e", "--entity"), "entity = 'NAME'") | {"--tag": "list_contains(tags, 'NAME')"}
@@ -218,9 +218,9 @@ ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10, "machine": 10}
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
 PAGE_CELLS = 96  # characters across a page's text
-WHOLE = {"column", "problem"}  # heads of columns that take up to half the width, so that names can be copied
-BROKEN = {"detail", "value (runs)"}  # heads of columns whose cells are not shortened, but broken into lines
-NARROW = 16  # characters that a shortened text keeps at least: as many as a time has
+WIDE_HEADS = {"column", "problem"}  # heads of columns that take up to half the width, so that names can be copied
+WRAPPED_HEADS = {"detail", "value (runs)"}  # heads of columns whose cells are not shortened, but broken into lines
+LEAST_WIDTH = 16  # characters that a shortened text keeps at least: as many as a time has
 # Characters that mean something to LaTeX, and what prints them.
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
 LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
@@ -327,7 +327,7 @@ class Runs(NamedTuple):
     project: tuple[str, str] = ("", "")  # of an export's file: the entity and the project, which its name does not tell
     parts: tuple[Runs, ...] = ()  # the inputs of runs
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
-    view: str = "runs"  # of --sql that the file belongs to: see NEEDED
+    view: str = "runs"  # of --sql that the file belongs to: see VIEW_COLUMNS
 
     def label(self, column: str) -> str:
         """A column's W&B name; its own if that is blank, or in files without W&B names, as those of other tools."""
@@ -348,7 +348,7 @@ class Metric(NamedTuple):
     goal: Goal
     direction: str  # the goal in words, and who says so
 
-    def beside(self, what: str) -> str:
+    def history_column(self, what: str) -> str:
         """The column that aggregate_runs --history made of the same metric for `what`, such as min_step."""
         return f"history_{what}_" + re.sub("^history_(min|max|last|tail|at)_", "", self.column)
 
@@ -374,9 +374,9 @@ class Result(NamedTuple):
     view: Sequence[tuple[str, pl.Series]]  # for people: headings and values; what does not fit is dropped from the end
     notes: Sequence[str] = ()
     chart: tuple[str, str, pl.DataFrame] | None = None  # titles of the values and of x, and what is drawn: chart_json
-    kept: int = 0  # how many columns of the view are shown even if they do not fit: those that were asked for by name
-    unseen: Sequence[str] = ()  # what the view leaves out of the table
-    ranked: str = "best"  # what the first lines of the chart are
+    min_columns: int = 0  # columns of the view that are shown even if they do not fit, as they were asked for by name
+    view_notes: Sequence[str] = ()  # on what the view leaves out of the table
+    first: str = "best"  # which lines of the chart come first: the best or, without a goal, the lowest
 
 
 class TableColumn(NamedTuple):
@@ -391,51 +391,64 @@ class TableColumn(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list of cases
-    """The runs of the inputs (by default of the unified file or a newer export)."""
-    files: dict[Path, Path] = {}  # by where they really are: a file named twice is read once
-    for place in places or [place for place in (UNIFIED_FILE, EXPORT_FOLDER) if place.exists()]:
-        if not place.exists():
-            raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
-        for file in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
-            if not (file.is_dir() or any(part[0] == "." for part in file.relative_to(place).parts)):  # hidden
-                files.setdefault(file.resolve(), file)
+def open_inputs(inputs: Sequence[Path]) -> Runs:
+    """The runs of the inputs as one; without inputs, those of the unified file or of a newer export."""
     parts = []
-    for real, file in files.items():
+    for file in input_files(inputs or [path for path in (UNIFIED_FILE, EXPORT_FOLDER) if path.exists()]):
         try:
             parts.append(open_file(file))
         except ScriptError as error:
-            if file in places:
+            if file in inputs:
                 raise
-            damaged_files[real] = f"left out: {error}"
-    say(*[*damaged_files.values()][:MOST_SAID], even_if_quiet=True)
-    if (more := len(damaged_files) - MOST_SAID) > 0:
+            damaged_files[file.resolve()] = f"left out: {error}"
+    say(*[*damaged_files.values()][:MOST_LISTED], even_if_quiet=True)
+    if (more := len(damaged_files) - MOST_LISTED) > 0:
         say(f"left out: {counted(more, 'more file')} that cannot be read", even_if_quiet=True)
     runs, others = [p for p in parts if p.view == "runs"], [p for p in parts if p.view not in {"runs", ""}]
-    whose = {other.project for other in others if "project" in other.source}
+    projects = {other.project for other in others if "project" in other.source}
+    # Histories and the like alone: the runs files of their projects are in their folders.
     folders = set() if runs else {other.file.parent for other in others}
     for file in sorted(file for folder in folders for file in folder.glob("[!.]*.parquet")):
-        with suppress(ScriptError):  # histories and the like alone: the runs files of their projects in their folders
+        with suppress(ScriptError):
             part = open_file(file)
-            if part.view == "runs" and part.project in whose:
+            if part.view == "runs" and part.project in projects:
                 runs.append(part)
                 say(f"reading {file}, the runs of {path_text(part.project)}")
     if not runs:
-        looked_at = ", ".join(map(str, places or (UNIFIED_FILE, EXPORT_FOLDER)))
-        missing = f"; the runs file of {some_of([*map(path_text, sorted(whose))])} is missing there" if whose else ""
+        looked_at = ", ".join(map(str, inputs or (UNIFIED_FILE, EXPORT_FOLDER)))
+        which = some_of([*map(path_text, sorted(projects))])
+        missing = f"; the runs file of {which} is missing there" if projects else ""
         hint = "name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError(f"no runs in {looked_at}{missing}; {hint}", NOTHING_USABLE)
-    if places and (foreign := [str(part.file) for part in parts if not part.view]):
+    if not inputs:
+        runs, others = [newest_file(runs)], []
+    elif foreign := [str(part.file) for part in parts if not part.view]:
         say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
-    if not places:
-        newest = max(runs, key=lambda part: part.file.stat().st_mtime)
-        exports = [] if newest.file == UNIFIED_FILE else [part for part in runs if part.file != UNIFIED_FILE]
-        which = f", the newest of {len(exports):,} exports" if len(exports) > 1 else ""
-        say(f"reading {newest.file}{which}")
-        if 0 < len(exports) < len(runs):
-            say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
-        runs, others = [newest], []
     return join_inputs(runs)._replace(others=tuple(other.file for other in others))
+
+
+def input_files(inputs: Sequence[Path]) -> list[Path]:
+    """The files that are named, and those in folders and their subfolders unless hidden; each file once."""
+    files: dict[Path, Path] = {}  # by their paths without symbolic links
+    for path in inputs:
+        if not path.exists():
+            raise ScriptError(f"{path} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
+        for file in sorted(path.rglob("*.parquet")) if path.is_dir() else [path]:
+            is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if not is_hidden and not file.is_dir():
+                files.setdefault(file.resolve(), file)
+    return [*files.values()]
+
+
+def newest_file(runs: Sequence[Runs]) -> Runs:
+    """The newest of the unified file and the exports, after a line that names it."""
+    newest = max(runs, key=lambda part: part.file.stat().st_mtime)
+    exports = [] if newest.file == UNIFIED_FILE else [part for part in runs if part.file != UNIFIED_FILE]
+    which = f", the newest of {len(exports):,} exports" if len(exports) > 1 else ""
+    say(f"reading {newest.file}{which}")
+    if 0 < len(exports) < len(runs):
+        say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
+    return newest
 
 
 def open_file(file: Path) -> Runs:
@@ -454,7 +467,8 @@ def open_file(file: Path) -> Runs:
             pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
         )
         columns = {*frame.collect_schema()}
-        view = next((view for view, needed in NEEDED.items() if needed <= columns and RESULT_KEY not in metadata), "")
+        views = [] if RESULT_KEY in metadata else [view for view, needed in VIEW_COLUMNS.items() if needed <= columns]
+        view = views[0] if views else ""
         if TABLE_KEY in metadata or view == "table":
             view = f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
         frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema(), view).items())
@@ -566,7 +580,7 @@ def reason_for(error: BaseException) -> str:
 # --- columns and metrics --------------------------------------------------------------------------------------
 
 
-def known_column(name: str, runs: Runs, prefixes: Sequence[str] = NAMED) -> str | None:
+def known_column(name: str, runs: Runs, prefixes: Sequence[str] = NAMED_PREFIXES) -> str | None:
     """The column called `name`: by its column, its W&B name or its flattened name, in this order."""
     if name in runs.dtypes and name not in runs.empty:  # a derived column without values gives way to a setting
         return name
@@ -582,7 +596,7 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
     if found := known_column(name, runs):
         return found
     columns = among or [column for column in runs.dtypes if column[:1] != "_" and column not in runs.empty]
-    hint = did_you_mean(name, columns if name.startswith(NAMED) else map(runs.label, columns))
+    hint = did_you_mean(name, columns if name.startswith(NAMED_PREFIXES) else map(runs.label, columns))
     raise ScriptError(f"there is no {what} {name or repr(name)}{hint}; --schema lists all", WRONG_USAGE)
 
 
@@ -654,7 +668,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
+def some_of(names: Sequence[str], most: int = MOST_LISTED) -> str:
     """A list in a line, cut where it is long."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(shortened(printable(name), LABEL_WIDTH) for name in names[:most]) + more
@@ -716,7 +730,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     stored_goal = runs.goals.get(column)
     goal = options.goal or stored_goal or goal_by_name(label)
     if goal is None:
-        raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
+        raise ScriptError(f"the name {label} does not say whether lower or higher is better; {GOAL_HINT}", WRONG_USAGE)
     why = "as given" if options.goal else "set by define_metric or the sweep" if stored_goal else "guessed by name"
     return Metric(shown, label, label + what, goal, f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})")
 
@@ -791,18 +805,19 @@ def words(name: str) -> list[str]:
 
 
 def select_runs(options: Options, everything: Runs, asked: Collection[str]) -> tuple[Runs, Runs]:
-    """The runs that pass the filters, and those of them in the states asked for; prints how many each filter kept."""
+    """The runs that pass the filters, and those of them in the states asked for; prints how many each filter keeps."""
     frame, number = everything.frame, count_runs(everything, asked)
 
-    def kept(flag: str, after: pl.LazyFrame) -> pl.LazyFrame:
+    def checked(flag: str, filtered: pl.LazyFrame) -> pl.LazyFrame:
+        """The `filtered` runs, after a line that says how many they are; ScriptError if there is none."""
         nonlocal number
-        before, number = number, collected(after.select(pl.len())).item()
+        before, number = number, collected(filtered.select(pl.len())).item()
         line = f"{flag}: {number:,} of {counted(before, 'run')} kept"
         if not number:
             files = some_of([str(part.file) for part in everything.parts], 2)
             raise ScriptError(f"no run left: {line} (of {files}); change or remove this filter", NOTHING_USABLE)
         say(line)
-        return after
+        return filtered
 
     if options.name_patterns:
         flag = " ".join(f"--filter {pattern}" for pattern in options.name_patterns)
@@ -812,20 +827,21 @@ def select_runs(options: Options, everything: Runs, asked: Collection[str]) -> t
         except pl.exceptions.ComputeError as error:
             reasons = re.findall("^error: (.*)", str(error), re.MULTILINE) or ["it cannot be read"]
             raise ScriptError(f"{flag} is not a regular expression: {reasons[0]}", WRONG_USAGE) from error
-        frame = kept(flag, frame.filter(matches))
+        frame = checked(flag, frame.filter(matches))
     if options.where is not None:
         keys = keys_where(options.where, everything).lazy()
         frame = frame.join(keys, on=KEY, how="semi", nulls_equal=True, maintain_order="left")
-        frame = kept(f"--where {options.where}", frame)
+        frame = checked(f"--where {options.where}", frame)
     if options.states and "all" not in options.states:
-        frame = kept(f"--state {','.join(options.states)}", frame.filter(in_states(options.states)))
+        frame = checked(f"--state {','.join(options.states)}", frame.filter(in_states(options.states)))
     any_state = everything._replace(frame=frame)
-    if not options.states and (options.report or not asked or {*asked} - {"schema", "sql", "health", "diff"}):
+    takes_all_states = asked and {*asked} <= {"schema", "sql", "health", "diff"} and not options.report
+    if not options.states and not takes_all_states:
         finished = collected(frame.select(in_states(["finished"]).sum())).item()
         if not finished:
             say("no run is finished: runs in all states are used")
         elif finished < number:
-            frame = kept("--state finished (the default)", frame.filter(in_states(["finished"])))
+            frame = checked("--state finished (the default)", frame.filter(in_states(["finished"])))
     return any_state, everything._replace(frame=frame)
 
 
@@ -851,25 +867,24 @@ def say_about_metric(metric: Metric, study: Study) -> None:
     """Print what the user should know about a metric: runs in other states that have it, what its values rest on."""
     column, runs, value = pl.col(metric.column), study.runs, study.options.value
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
-        other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
-        dropped, n = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
+        unfinished = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
+        height, n = collected(unfinished.select(pl.len(), column.is_finite().sum())).row(0)
         if n:
             best = finite(metric.column).min() if metric.goal == "minimize" else finite(metric.column).max()
-            frames = runs.frame.select(best), study.any_state.frame.select(best)
-            of_runs, of_all = (collected(frame).item() for frame in frames)
-            where = f"{n:,} of {counted(dropped, 'run')} in other states {'has' if n == 1 else 'have'} {metric.name}"
-            is_better = " (the best value is among them)" if of_runs != of_all else ""
-            say(f"{where}{is_better}; --state all includes them")
-    number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
+            best_used, best_of_all = (collected(each.frame.select(best)).item() for each in (runs, study.any_state))
+            which = f"{n:,} of {counted(height, 'run')} in other states {'has' if n == 1 else 'have'} {metric.name}"
+            is_better = " (the best value is among them)" if best_used != best_of_all else ""
+            say(f"{which}{is_better}; --state all includes them")
+    number, nonfinite = metric.history_column("n"), metric.history_column("n_nonfinite")
     if value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
-        facts = {
+        conditions = {
             f"logged fewer than 10 values of {metric.name}": column.is_not_null() & (pl.col(number) < 10),
             late: column.is_null() & (pl.col(number) > 0),
             "reached NaN or infinity; only finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
         }
-        counts = collected(runs.frame.select(is_so.sum().alias(fact) for fact, is_so in facts.items()))
-        say(*(f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count))
+        counts = collected(runs.frame.select(condition.sum().alias(text) for text, condition in conditions.items()))
+        say(*(f"{counted(count, 'run')} {text}" for text, count in counts.row(0, named=True).items() if count))
 
 
 # --- questions: the best runs, groups, pivots -----------------------------------------------------------------
@@ -884,15 +899,18 @@ def top(study: Study) -> list[Result]:
     ranked = candidates.sort(metric.column, *KEY, descending=descending, nulls_last=True)
     best = collected(ranked.head(options.top or (10 if options.report else 5)))
     if best.is_empty():
-        is_in_others = collected(study.any_state.frame.select(value.is_finite().any())).item()
-        how = "--state all or " * is_in_others + "another -m (--schema lists all)"
+        has_others = collected(study.any_state.frame.select(value.is_finite().any())).item()
+        how = f"{'--state all or ' if has_others else ''}another -m (--schema lists all)"
         raise ScriptError(f"no run has a finite {metric.label}; use {how}", NOTHING_USABLE)
-    beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
-    value_columns = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
-    is_alone = options.top and not options.group_by
-    asked = [*dict.fromkeys(find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS)]
-    others, is_for_programs = runs.of_kind("derived", "config"), options.output or options.format in {"json", "csv"}
-    more = asked or [c for c in (runs.dtypes if is_for_programs else others) if c[:1] != "_"]
+    heads: dict[str, str] = {}
+    if options.value != "summary":
+        heads = {metric.history_column(f"{options.value}_step"): "at step", metric.history_column("n"): "of values"}
+    value_columns = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *heads]) if c in runs.dtypes]
+    # Beside a table of groups, --columns may name statistics: these are columns of that table.
+    names = [name for name in options.columns if (options.top and not options.group_by) or name not in STATISTICS]
+    asked = [*dict.fromkeys(find_column(name, runs) for name in names)]
+    settings, is_for_programs = runs.of_kind("derived", "config"), options.output or options.format in {"json", "csv"}
+    more = asked or [c for c in (runs.dtypes if is_for_programs else settings) if c[:1] != "_"]
     columns = [c for c in dict.fromkeys(["name", *value_columns, *KEY, "state", "url", *more]) if c in runs.dtypes]
     rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(columns))
     table = best.select(KEY).join(rows, **BY_RUN)
@@ -900,33 +918,40 @@ def top(study: Study) -> list[Result]:
         compared = [column for column in value_columns if column not in asked and options.metrics]
         shown = [*asked[:1], *compared, *asked[1:]] if asked[0] == "name" else [*compared, *asked]
     else:
-        # Settings that most of these runs have and that tell them apart, equal ones once; paths and the like come last.
-        distinct = {c: table[c].n_unique() for c in (*others, "entity", "project")}
-        common = [c for c in others if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
-        noise = {c: is_noise(table[c], runs.label(c)) for c in common}
-        common.sort(key=lambda c: (noise[c], kind(c) == "config", distinct[c] == table.height, table[c].null_count()))
-        settings: dict[tuple[str, ...], str] = {}
-        for column in common:
-            settings.setdefault(tuple(cells_of(table[column])), column)
-        shown = ["name", *value_columns, *settings.values(), *(c for c in ("project", "entity") if distinct[c] > 1)]
+        projects = [c for c in ("project", "entity") if table[c].n_unique() > 1]
+        shown = ["name", *value_columns, *differing_settings(table, settings, runs), *projects]
     last = best[metric.column][-1]
     counts = {"n": value.is_finite().sum(), "nonfinite": (~value.is_finite()).sum(), "ties": (value == last).sum()}
     counts["projects"] = pl.struct("entity", "project").n_unique()
-    total, n, nonfinite, ties, projects = collected(runs.frame.select(pl.len(), **counts)).row(0)
+    total, n, nonfinite, ties, project_count = collected(runs.frame.select(pl.len(), **counts)).row(0)
     notes = without_value(metric.label, total, n, nonfinite)
-    if hidden := ties - int((best[metric.column] == last).sum()):
-        notes.append(f"{counted(hidden, 'more run')} with the same value as the last one shown")
-    heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
+    if more_ties := ties - int((best[metric.column] == last).sum()):
+        notes.append(f"{counted(more_ties, 'more run')} with the same value as the last one shown")
+    heads = labels(shown, runs) | heads
     for each in study.metrics if options.value != "summary" else ():
         heads[each.column] = f"{each.name} ({options.value})"
-    names = run_labels(table)
-    view = [(heads[column], names if column == "name" else table[column]) for column in shown]
-    home = table.select("entity", "project").unique()
-    is_told = projects > 1 and home.height == 1 and not asked  # else a column shows it
-    where = f", {'all ' * (best.height > 1)}in {path_text(home.row(0))}" if is_told else ""
+    run_names = run_labels(table)
+    view = [(heads[column], run_names if column == "name" else table[column]) for column in shown]
+    where, paths = "", table.select("entity", "project").unique()
+    if project_count > 1 and paths.height == 1 and not asked:  # of several projects, the best are in this
+        where = f", {'all ' if best.height > 1 else ''}in {path_text(paths.row(0))}"
     title = f"Best {counted(best.height, 'run')} by {metric.label}{where}; {metric.direction}"
-    chart = metric.label, "", table.select(names, value=metric.column)
-    return [Result("top", title, table.select(columns), view, notes, chart=chart, kept=len(view) if asked else 0)]
+    chart = metric.label, "", table.select(run_names, value=metric.column)
+    return [
+        Result("top", title, table.select(columns), view, notes, chart=chart, min_columns=len(view) if asked else 0)
+    ]
+
+
+def differing_settings(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[str]:
+    """The settings that most rows have and that differ, of equal ones the first; paths and the like come last."""
+    distinct = {c: table[c].n_unique() for c in settings}
+    common = [c for c in settings if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
+    noise = {c: is_noise(table[c], runs.label(c)) for c in common}
+    common.sort(key=lambda c: (noise[c], kind(c) == "config", distinct[c] == table.height, table[c].null_count()))
+    first_of: dict[tuple[str, ...], str] = {}
+    for column in common:
+        first_of.setdefault(tuple(cells_of(table[column])), column)
+    return [*first_of.values()]
 
 
 def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
@@ -940,7 +965,7 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
 def groups(study: Study, metric: Metric) -> Result:
     """Statistics of a metric per combination of the values of --group-by, the best first."""
     runs, by, label_by, options, stat = study.runs, study.by, study.label_by, study.options, study.options.stat
-    table = group_statistics(runs, by, metric, stat, metric.beside(f"{options.value}_step"))
+    table = group_statistics(runs, by, metric, stat, metric.history_column(f"{options.value}_step"))
     constant = [column for column in label_by if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in label_by if column not in constant]
     if len(varying) > 3:  # perhaps more than fit
@@ -953,7 +978,7 @@ def groups(study: Study, metric: Metric) -> Result:
         say(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *statistics])}")
     if shown and {*by}.isdisjoint(shown):  # rows need a name
         shown = [*label_by, *shown]
-    kept = len(shown)
+    min_columns = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
         numbers = [*sizes, *(["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"])]
@@ -970,10 +995,10 @@ def groups(study: Study, metric: Metric) -> Result:
     seen = table.with_columns(best_run=pl.when(pl.col("n") > 0).then(run_labels(table.select(**BEST_RUN))))
     bars = table.select("ci_low", "ci_high", "n", pl.Series("name", row_names(table, label_by)), value=stat)
     view = [(heads.get(c, c), unambiguous(seen[c]) if c in by else seen[c]) for c in shown]
-    notes = remarks_on_groups(table, label_by, metric, stat)
+    notes = notes_on_groups(table, label_by, metric, stat)
     chart = f"{metric.label}: {stat} and 95 % interval", "", bars
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *statistics)
-    return Result("groups", title, table, view, notes, chart=chart, kept=kept)
+    return Result("groups", title, table, view, notes, chart=chart, min_columns=min_columns)
 
 
 def row_names(table: pl.DataFrame, by: Sequence[str], width: int = sys.maxsize) -> list[str]:
@@ -982,38 +1007,37 @@ def row_names(table: pl.DataFrame, by: Sequence[str], width: int = sys.maxsize) 
     return ["/".join(row) for row in zip(*cells, strict=True)]
 
 
-def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
+def notes_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
     """Notes on missing values, groups of one run and extreme values, and the test of the best two groups."""
-    remarks = without_value("value", *table.select("runs", "n", "n_nonfinite").sum().row(0))
-    if singles := int((table["n"] == 1).sum()):
-        remarks.append(f"{counted(singles, 'group')} with one value only: no std and no interval")
-    far = table.filter((pl.col("median") > 0) & (pl.col("max") > DIVERGED * pl.col("median")))
-    if far.height and stat == "mean" and metric.goal == "minimize":
-        whose = some_of(row_names(far, by, LABEL_WIDTH), SUGGESTED_NAMES)
-        remarks.append(f"the mean says little where one value is over {DIVERGED:,} times the median: {whose}")
+    notes = without_value("value", *table.select("runs", "n", "n_nonfinite").sum().row(0))
+    if single_count := int((table["n"] == 1).sum()):
+        notes.append(f"{counted(single_count, 'group')} with one value only: no std and no interval")
+    extreme = table.filter((pl.col("median") > 0) & (pl.col("max") > DIVERGED * pl.col("median")))
+    if extreme.height and stat == "mean" and metric.goal == "minimize":
+        which = some_of(row_names(extreme, by, LABEL_WIDTH), SUGGESTED_NAMES)
+        notes.append(f"the mean says little where one value is over {DIVERGED:,} times the median: {which}")
     if stat != "mean":
         what = "median" if stat == "median" else "iqm, the mean of the middle half"
-        rough = f", approximate below {ROUGHLY_RESAMPLED}" if (table["n"] < ROUGHLY_RESAMPLED).any() else ""
-        how = f"by bootstrap ({RESAMPLES:,} resamples, seed {SEED}), for {FEWEST_RESAMPLED} values or more"
-        remarks.append(f"sorted by {what}; 95 % interval {how}{rough}")
+        rough = f", approximate below {ROUGH_BELOW}" if (table["n"] < ROUGH_BELOW).any() else ""
+        how = f"by bootstrap ({RESAMPLES:,} resamples, seed {SEED}), for {LEAST_RESAMPLED} values or more"
+        notes.append(f"sorted by {what}; 95 % interval {how}{rough}")
     best = table.filter(pl.col("n") > 0).head(2)
     names = row_names(best, by, LABEL_WIDTH)
-    two = f"the best two, {' and '.join(names)},"
+    best_two = f"the best two, {' and '.join(names)},"
     if len(by) > 3:  # too many values for a name
-        names, two = ["the first row", "the second row"][: best.height], "the first two rows"
-    alone = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
+        names, best_two = ["the first row", "the second row"][: best.height], "the first two rows"
     if table.height == 1:
-        return [*remarks, "there is only one group: nothing to compare"]
+        return [*notes, "there is only one group: nothing to compare"]
     if best.height < 2 or kind(metric.column) not in {"metric", "history"}:
-        return remarks
-    if alone:
-        remarks.append(f"the best two cannot be compared: only one value in {' and '.join(alone)}")
+        return notes
+    if singles := [name for name, n in zip(names, best["n"], strict=True) if n == 1]:
+        notes.append(f"the best two cannot be compared: only one value in {' and '.join(singles)}")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
         means = "" if stat == "mean" else " of the means"
-        verdict = f"{two} differ" if p < SIGNIFICANT else f"within noise: {two} may differ only by chance"
+        verdict = f"{best_two} differ" if p < SIGNIFICANT else f"within noise: {best_two} may differ only by chance"
         digits = 2 if abs(p - SIGNIFICANT) > 0.001 else 4  # 0.0497 would be shown as 0.05
-        remarks.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{means})")
-    return remarks
+        notes.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{means})")
+    return notes
 
 
 def pivot(study: Study, metric: Metric) -> Result:
@@ -1022,32 +1046,37 @@ def pivot(study: Study, metric: Metric) -> Result:
     runs, by, _ = grouping(names, study.runs)
     if len(by) != 2:
         raise ScriptError(f"--pivot {','.join(names)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
-    mean, (rows, columns) = pl.col("mean"), labels(by, runs).values()
+    row_label, column_label = labels(by, runs).values()
+    mean = pl.col("mean")
     best = mean.min() if metric.goal == "minimize" else mean.max()
     cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
-    lost = without_value("value", *cells.select("runs", "n", "n_nonfinite").sum().row(0))
+    missing = without_value("value", *cells.select("runs", "n", "n_nonfinite").sum().row(0))
     in_row, in_column = ((mean == best.over(column)).fill_null(value=False) for column in by)
     named = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
     cells = cells.select(*named, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
-    down, across = (cells_of(unambiguous(cells[name].unique().sort(nulls_last=True))) for name in ("rows", "columns"))
-    cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
-    filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
-    spell, texts = float_format(filled["mean"].to_list()), dict[tuple[int, int], str]()
+    heads = (cells_of(unambiguous(cells[name].unique().sort(nulls_last=True))) for name in ("rows", "columns"))
+    row_heads, column_heads = heads
+    numbered = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
+    filled = numbered.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
+    to_text, texts = float_format(filled["mean"].to_list()), dict[tuple[int, int], str]()
     for cell in filled.iter_rows(named=True):
-        spread = "" if cell["std"] is None else f"±{spell(cell['std'])}"
+        spread = "" if cell["std"] is None else f"±{to_text(cell['std'])}"
         marks = ROW_BEST * cell["best_in_row"] + COLUMN_BEST * cell["best_in_column"]
-        texts[cell["row"], cell["column"]] = f"{spell(cell['mean'])}{spread} ({cell['n']}){marks}"
+        texts[cell["row"], cell["column"]] = f"{to_text(cell['mean'])}{spread} ({cell['n']}){marks}"
     note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column (in LaTeX bold, underlined)"
-    if holes := len(across) * len(down) - filled.height:
-        note += f"; {counted(holes, 'cell')} without a value"
-    view = [(rows, pl.Series(down, dtype=pl.String).replace("null", None))]
-    view += [(head, pl.Series([texts.get((row, n), "") for row in range(len(down))])) for n, head in enumerate(across)]
-    size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
-    title = f"{metric.label} by {rows} and {columns}: {size}; {metric.direction}"
-    shown = {"row name": [down[n] for n in filled["row"]], "column name": [across[n] for n in filled["column"]]}
-    shown["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
-    drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(shown, dict.fromkeys(shown, pl.String)))
-    return Result("pivot", title, cells, view, [note, *lost], chart=("mean", "", drawn))
+    if empty := len(row_heads) * len(column_heads) - filled.height:
+        note += f"; {counted(empty, 'cell')} without a value"
+    view = [(row_label, pl.Series(row_heads, dtype=pl.String).replace("null", None))]
+    for column, head in enumerate(column_heads):
+        view.append((head, pl.Series([texts.get((row, column), "") for row in range(len(row_heads))])))
+    size = f"{counted(len(row_heads), 'row')} x {counted(len(column_heads), 'column')}"
+    title = f"{metric.label} by {row_label} and {column_label}: {size}; {metric.direction}"
+    texts_drawn = {"row name": [row_heads[n] for n in filled["row"]]}
+    texts_drawn["column name"] = [column_heads[n] for n in filled["column"]]
+    texts_drawn["name"] = [f"{to_text(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
+    series = [pl.Series(name, values, pl.String) for name, values in texts_drawn.items()]
+    chart = filled.select("row", "column", pl.col("mean").alias("value"), *series)
+    return Result("pivot", title, cells, view, [note, *missing], chart=("mean", "", chart))
 
 
 # --- questions: settings --------------------------------------------------------------------------------------
@@ -1087,12 +1116,11 @@ def hint_at_names(table: pl.DataFrame, by: Sequence[str], seeds: Sequence[str], 
     """Print which texts tell runs apart whose settings and seeds are equal, such as the folder of a trained model."""
     alike = table.filter(table.select(*by, *seeds).is_duplicated()).drop(*by, *seeds)
     names = alike.with_columns(pl.all().str.replace_all("[0-9]+", ""))  # without seeds, dates and the like
-    telling = [runs.label(c.name) for c in names if seeds and 1 < c.n_unique() <= alike.height / 2]
-    if telling:
-        same = (
-            f"{counted(alike.height, 'run')} have the settings and the {some_of([*map(runs.label, seeds)])} of another"
-        )
-        say(f"{same}; to tell them apart, group also by {some_of(telling)}")
+    texts = [runs.label(c.name) for c in names if seeds and 1 < c.n_unique() <= alike.height / 2]
+    if texts:
+        equal = f"have the settings and the {some_of([*map(runs.label, seeds)])} of another"
+        advice = f"to tell them apart, group also by {some_of(texts)}"
+        say(f"{counted(alike.height, 'run')} {equal}; {advice}")
 
 
 def say_rival(name: str, runs: Runs) -> None:
@@ -1224,13 +1252,13 @@ def best_settings(study: Study) -> Runs:
     means = group_statistics(runs, keys, metric)
     order: dict[str, Any] = {"descending": [metric.goal == "maximize", True], "nulls_last": True}
     best = means.sort("mean", "n", **order, maintain_order=True).unique(per, keep="first", maintain_order=True)
-    for row in best.drop_nulls("mean").head(MOST_SAID).iter_rows(named=True):
+    for row in best.drop_nulls("mean").head(MOST_LISTED).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None]) or "null"
         group = "/".join(cell_text(row[column]) for column in per)
         lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
         say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')}{lost})")
-    if best.height > MOST_SAID:
-        say(f"and the best of {best.height - MOST_SAID} more")
+    if best.height > MOST_LISTED:
+        say(f"and the best of {best.height - MOST_LISTED} more")
     if singles := int((best["n"] == 1).sum()):
         say(f"{singles:,} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
     advice = "judge by the others" if study.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
@@ -1245,7 +1273,7 @@ def varied(study: Study) -> list[Result]:
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
         rows += [{"column": column, "value": value, "runs": number} for value, number in counts]
-        names = short_names([cell_text(value) for value, _ in counts], NARROW * 2)
+        names = short_names([cell_text(value) for value, _ in counts], LEAST_WIDTH * 2)
         each = [f"{name} ({number})" for name, (_, number) in zip(names, counts, strict=True)]
         most = sum(end <= PAGE_CELLS for end in itertools.accumulate(len(text) + 2 for text in each))
         texts.append((len(counts), some_of(each, most)))
@@ -1326,7 +1354,7 @@ def difference(study: Study) -> list[Result]:
     view += zip(heads, shown, strict=True)
     title = f"{' and '.join(sizes)} differ between {some_of([*run_labels(chosen)])}"
     table = pl.DataFrame(found, {"column": pl.String, "kind": pl.String, **dict.fromkeys(heads, pl.Object)})
-    return [Result("diff", title, table, view, kept=len(view))]
+    return [Result("diff", title, table, view, min_columns=len(view))]
 
 
 def comparable(value: object) -> object:
@@ -1407,7 +1435,7 @@ def schema(study: Study) -> list[Result]:
     rows.sort(key=lambda row: (KINDS.index(row["kind"]), row["distinct"] < 2))
     seen = pl.DataFrame(rows, dtypes)
     most = 0 if options.output else MOST_ROWS["schema"] if options.max_rows is None else options.max_rows
-    notes, unseen = [], []
+    notes, view_notes = [], []
     if not options.columns:
         from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
         names = [c.removeprefix(step) for c in sorted(seen.filter(has_any)["column"]) if c.startswith(step)]
@@ -1421,7 +1449,7 @@ def schema(study: Study) -> list[Result]:
         seen = seen.filter(has_any & ~from_histories)
         seen = folded_schema(seen) if 0 < most < seen.height else seen
     if 0 < most < seen.height:
-        unseen = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
+        view_notes = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
         turn = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
     is_hashed = pl.col("column").str.contains("__[0-9a-f]{8,}$") & pl.col("path").is_not_null()
@@ -1431,7 +1459,7 @@ def schema(study: Study) -> list[Result]:
     view = [(column.name, column) for column in seen.select(named, *sizes, "min", "max", "example", short)]
     title = f"{counted(len(rows), 'column')}; coverage is the share of runs with a value"
     table = pl.DataFrame(rows, dtypes | {"min": pl.Object, "max": pl.Object})  # integers stay exact
-    return [Result("schema", title, table, view, notes, unseen=unseen)]
+    return [Result("schema", title, table, view, notes, view_notes=view_notes)]
 
 
 def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
@@ -1710,41 +1738,19 @@ def sql_error(error: Exception, flag: str, query: str, runs: Runs, views: Iterab
     return ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE)
 
 
-def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
+def create_view(connection: Any, view: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     # A file that another tool rewrote has lost the W&B names of its columns: those of the other files are used.
     known = {column: path for part in parts for column, path in part.paths.items()}
-    paths_of = [
-        {c: part.paths.get(c, known.get(c, (part.label(c),))) for c in part.dtypes if c in known or c.startswith(NAMED)}
-        for part in parts
-    ]
-    stored = dict.fromkeys(pair for own in paths_of for pair in own.items() if any(pair[1]))  # no name in SQL is empty
-    # Each export settles its own names. Where one column has different W&B names in these files, or one W&B name has
-    # different columns, only W&B's names are used, with a hash where that may not be the only one. SQL ignores case:
-    # names that differ only in case are one column.
-    of_column, of_path = Counter(column.lower() for column, _ in stored), Counter((kind(c), path) for c, path in stored)
-    alike = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
-    names = {(column, path): column for column, path in stored}
-    for column, path in stored:
-        if of_column[column.lower()] > 1 or of_path[kind(column), path] > 1:
-            label, hashed = ".".join(path), f"{'.'.join(path)}__{path_hash(path)[:8]}"
-            is_alone = alike[kind(column), label.lower()] == 1
-            names[column, path] = f"{kind(column)}_{hashed}" if name == "runs" else label if is_alone else hashed
-    unsettled = {column for (column, _), plain in names.items() if plain != column}
-    taken = {column.lower() for part in parts for column in part.dtypes if column not in unsettled}
-    taken |= {plain.lower() for plain in names.values()}
-    aliases: dict[str, str] = {}
-    for column, path in sorted(stored, key=lambda each: (each[0].startswith("metric_"), len(each[1]), len(each[0]))):
-        label = ".".join(path)
-        if label.lower() not in taken and alike[kind(column), label.lower()] == 1:
-            aliases[label] = names[column, path]
-            taken.add(label.lower())
-    empty = runs.empty if name == "runs" else ()  # each of these columns gives way to the setting of its name
-    rivals = {column: known_column(column, runs, ["config_"]) for column in empty}
-    replaced = [f"{sql_name(rival)} AS {sql_name(c)}" for c, rival in rivals.items() if rival and rival != c]
+    paths: list[dict[str, KeyPath]] = []  # of each part's columns
+    for part in parts:
+        columns = [c for c in part.dtypes if c in known or c.startswith(NAMED_PREFIXES)]
+        paths.append({c: part.paths.get(c, known.get(c, (part.label(c),))) for c in columns})
+    names, aliases = view_names(view, parts, paths)
     sources = []
-    for part, own, others in zip(parts, paths_of, repeated_runs(parts, name, runs), strict=True):
-        renamed = [f"{sql_name(c)} AS {sql_name(names.get((c, p), c))}" for c, p in own.items() if c in unsettled]
+    for part, own_paths, others in zip(parts, paths, repeated_runs(parts, view, runs), strict=True):
+        new_names = {c: names.get((c, path), c) for c, path in own_paths.items()}
+        renamed = [f"{sql_name(c)} AS {sql_name(new)}" for c, new in new_names.items() if new != c]
         every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.file.absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
@@ -1754,14 +1760,49 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
             source += f" AS part ANTI JOIN (VALUES {rows}) AS other({', '.join(others.columns)}) ON "
             source += " AND ".join(f"part.{c} IS NOT DISTINCT FROM other.{c}" for c in others.columns)
         sources.append(source)
+    replaced = []
+    for column in runs.empty if view == "runs" else ():  # derived, without a value: the setting of its name instead
+        setting = known_column(column, runs, ["config_"])
+        if setting and setting != column:
+            replaced.append(f"{sql_name(setting)} AS {sql_name(column)}")
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
-    if name != "runs" and "source_file" in runs.dtypes:  # the files hold runs that a filter left out of an aggregate
+    if view != "runs" and "source_file" in runs.dtypes:  # the files hold runs that a filter left out of an aggregate
         same = [f"part.{c} IS NOT DISTINCT FROM runs.{c}" for c in ("entity", "project")]
         source += f" SEMI JOIN runs ON part.run_id = runs.id AND {' AND '.join(same)}"
-    connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM {source}")  # noqa: S608 - quoted
-    return aliases | {plain: c for (c, p), plain in names.items() if c in unsettled and runs.paths.get(c, p) == p}
+    connection.execute(f"CREATE VIEW {sql_name(view)} AS SELECT {star}{extra} FROM {source}")  # noqa: S608 - quoted
+    return aliases | {new: c for (c, path), new in names.items() if new != c and runs.paths.get(c, path) == path}
+
+
+def view_names(
+    view: str, parts: Sequence[Runs], paths: Sequence[Mapping[str, KeyPath]]
+) -> tuple[dict[tuple[str, KeyPath], str], dict[str, str]]:
+    """The names of a view's columns, by their names and W&B paths in the files; and W&B's names as further names.
+
+    Each export chooses its own names. Where a column has different W&B names in these files, or a W&B name different
+    columns, only W&B's name is used, with a hash where it may not be the only one. SQL ignores case.
+    """
+    stored = dict.fromkeys(pair for own_paths in paths for pair in own_paths.items() if any(pair[1]))  # none is empty
+    path_counts = Counter(column.lower() for column, _ in stored)
+    column_counts = Counter((kind(column), path) for column, path in stored)
+    spellings = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
+    names, aliases = dict[tuple[str, KeyPath], str](), dict[str, str]()
+    for column, path in stored:
+        names[column, path] = column
+        if path_counts[column.lower()] > 1 or column_counts[kind(column), path] > 1:
+            label, hashed = ".".join(path), f"{'.'.join(path)}__{path_hash(path)[:8]}"
+            in_file = label if spellings[kind(column), label.lower()] == 1 else hashed
+            names[column, path] = f"{kind(column)}_{hashed}" if view == "runs" else in_file
+    renamed = {column for (column, _), name in names.items() if name != column}
+    used = {column.lower() for part in parts for column in part.dtypes if column not in renamed}
+    used |= {name.lower() for name in names.values()}
+    for column, path in sorted(stored, key=lambda pair: (pair[0].startswith("metric_"), len(pair[1]), len(pair[0]))):
+        label = ".".join(path)
+        if label.lower() not in used and spellings[kind(column), label.lower()] == 1:
+            aliases[label] = names[column, path]
+            used.add(label.lower())
+    return names, aliases
 
 
 def sql_name(name: str) -> str:
@@ -1833,7 +1874,7 @@ def rows_beside(runs: Runs, view: str) -> Runs:
     """
     parts = [part for part in files_beside(runs) if part.view == view]
     warn_of_other_exports(parts, runs)
-    frames = [pl.LazyFrame(schema={c: pl.Int64() if c in NUMBERS else pl.String() for c in NEEDED[view]})]
+    frames = [pl.LazyFrame(schema={c: pl.Int64() if c in NUMBERS else pl.String() for c in VIEW_COLUMNS[view]})]
     columns, paths = dict[KeyPath | str, str](), dict[str, KeyPath]()  # columns by their paths and by their W&B names
     goals, axes = dict[str, Goal](), dict[str, str]()
     for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
@@ -1910,7 +1951,7 @@ def curves(study: Study, names: Sequence[str] = ()) -> list[Result]:
         goal = options.goal or history.goals.get(column) or goal_by_name(label)
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
-            raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
+            raise ScriptError(f"{what}; {GOAL_HINT}", WRONG_USAGE)
         clock, axis, rows = rows_over(options.x, column, history, keys)
         points = curve_points(with_divergence(rows, label, goal, options), axis, goal, keys, study)
         if clock == "_timestamp":
@@ -2017,12 +2058,12 @@ def with_divergence(rows: pl.DataFrame, label: str, goal: Goal | None, options: 
 
 def can_diverge(label: str, goal: Goal | None) -> bool:
     """Whether a metric's values tell that a run diverged, and not only NaN and infinity."""
-    return goal == "minimize" and FROM_ZERO.isdisjoint(words(label))
+    return goal == "minimize" and GROW_FROM_ZERO.isdisjoint(words(label))
 
 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
-    by, columns, notes, unseen = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
+    by, columns, notes, view_notes = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
     table, y, size, lost_runs, spread = points.with_columns(n=pl.lit(1), value=VALUE), "value", "", "", False
     if study.by:
         columns = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
@@ -2051,17 +2092,17 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     end = pl.col("x").filter(2 * logged > logged.max()).max().over(RANK)  # later on, the mean of a few could jump
     is_drawn = table.select(pl.col("x") <= end).to_series()
     drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=named, rank=RANK)
-    ranked = "best" if goal else "lowest"  # last values come first
+    first = "best" if goal else "lowest"  # the last values by which the curves are sorted
     if len(names) > MOST_CURVES:
-        more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json" + f"; {SAY_GOAL}" * (not goal)
-        unseen.append(f"the {MOST_CURVES} with the {ranked} last value are shown; {more}")
+        more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json" + f"; {GOAL_HINT}" * (not goal)
+        view_notes.append(f"the {MOST_CURVES} with the {first} last value are shown; {more}")
     notes += ["each curve has only one point"] if table.height == len(names) else []
     view, sparklines = curve_columns(axis, names, drawn, with_n=spread)
     grouped = f", mean by {', '.join(labels(study.label_by, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *columns)
     chart = value, axis, drawn.filter(is_drawn)
-    return Result("curves", title, table, view, [*notes, *sparklines], chart=chart, unseen=unseen, ranked=ranked)
+    return Result("curves", title, table, view, [*notes, *sparklines], chart=chart, view_notes=view_notes, first=first)
 
 
 def curve_columns(
@@ -2071,8 +2112,8 @@ def curve_columns(
     shown, sparklines = drawn.filter(pl.col("rank") < MOST_CURVES), list[str]()
     xs = shown.select(pl.col("x").unique().sort())
     if xs["x"].dtype.is_float():
-        spell = "{:.16g}".format if (xs["x"] % 1 == 0).all() else float_format(xs["x"].to_list())
-        view = [(axis, pl.Series([*map(spell, xs["x"])]))]
+        to_text = "{:.16g}".format if (xs["x"] % 1 == 0).all() else float_format(xs["x"].to_list())
+        view = [(axis, pl.Series([*map(to_text, xs["x"])]))]
     else:
         minutes = xs["x"].dt.to_string("%Y-%m-%d %H:%M")
         view = [(axis, minutes if minutes.is_unique().all() else xs["x"].dt.to_string("%Y-%m-%d %H:%M:%S"))]
@@ -2280,7 +2321,7 @@ def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float |
         return rows.arr.sort().arr.to_list().list.slice(n // 4, n - 2 * (n // 4)).list.mean()
 
     estimate: float | None = statistics(sample).item() if n else None
-    if n < FEWEST_RESAMPLED:
+    if n < LEAST_RESAMPLED:
         return estimate, None, None
     at_once = max(1, 4_000_000 // n)  # numbers in memory: 32 MB
     sizes = {start: min(at_once, RESAMPLES - start) * n for start in range(0, RESAMPLES, at_once)}
@@ -2372,7 +2413,7 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     lines = ["% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"] if form == "latex" else []
     for result in results:
         if form == "markdown":
-            columns, notes = fitted(result, most, markdown, 14 * (NARROW + 2))  # a page scrolls, but not for ever
+            columns, notes = fitted(result, most, markdown, 14 * (LEAST_WIDTH + 2))  # a page scrolls, but not for ever
             table = made_table(result, columns, "pipe")
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         else:
@@ -2416,7 +2457,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
 
 
 def fitted(
-    result: Result, most: int | None, escape: Callable[[str], str], width: int = sys.maxsize, least: int = NARROW
+    result: Result, most: int | None, escape: Callable[[str], str], width: int = sys.maxsize, least: int = LEAST_WIDTH
 ) -> tuple[list[TableColumn], list[str]]:
     """What people see of a result as text, and its notes: as many rows as they want, as many columns as fit `width`.
 
@@ -2424,7 +2465,7 @@ def fitted(
     first, then texts are cut to one limit that is at least `least`. On a page nothing is cut.
     """
     most = MOST_ROWS.get(result.key) if most is None else most
-    height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
+    height, notes = len(result.view[0][1]) if result.view else 0, [*result.view_notes, *result.notes]
     if most and height > most:
         notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
     columns = columns_as_text(result, min(most or height, height), escape)
@@ -2436,13 +2477,13 @@ def fitted(
         cells, head = sizes[n]
         if columns[n].is_number:
             return max(cells, min(head, least))
-        return min(max(cells, head), max(limit, width // 2) if columns[n].label in WHOLE else limit)
+        return min(max(cells, head), max(limit, width // 2) if columns[n].label in WIDE_HEADS else limit)
 
     def fitting(limit: int) -> int:
         """How many columns fit if texts are cut to `limit`."""
         return sum(end - 2 <= width for end in itertools.accumulate(room(n, limit) + 2 for n in range(len(columns))))
 
-    count = max(1, result.kept, fitting(least), min(2, fitting(1)))
+    count = max(1, result.min_columns, fitting(least), min(2, fitting(1)))
     if dropped := [label for label, _ in result.view[count:]]:
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] and result.key != "schema" else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
@@ -2452,11 +2493,11 @@ def fitted(
         columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
     if escape is not printable:  # a page
         return columns, notes
-    limits = range(width, least if result.kept else 0, -1)
+    limits = range(width, least if result.min_columns else 0, -1)
     limit = next((limit for limit in limits if fitting(limit) == len(columns)), least)
     rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
     for n, column in enumerate(columns):
-        own, is_whole = max(1, room(n, limit)), column.is_number or column.label in BROKEN
+        own, is_whole = max(1, room(n, limit)), column.is_number or column.label in WRAPPED_HEADS
         texts = column.cells if is_whole else short_names(column.cells, own)
         texts = [short_names(row, limit)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
         parts = re.findall(rf".{{1,{own}}}(?:(?<=[/_. ,=-])|$)|.{{1,{own}}}", column.label)  # ends of words first
@@ -2498,17 +2539,17 @@ def made_table(result: Result, columns: Sequence[TableColumn], form: Any, link: 
         return []
     align = ["right" if column.is_number else "left" for column in columns]
     heads = [column.label for column in columns]
-    rooms = [column.room if column.label in BROKEN else None for column in columns]
+    rooms = [column.room if column.label in WRAPPED_HEADS else None for column in columns]
     broken: dict[str, Any] = {"maxheadercolwidths": [column.room for column in columns], "maxcolwidths": rooms}
     return str(tabulate.tabulate(rows, heads, form, colalign=align, disable_numparse=True, **broken)).splitlines()
 
 
 def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> list[str]:
     """Values as people read them; numbers that are not `alike` are of different quantities, and do not line up."""
-    spell: Callable[[Any], str] = cell_text
+    to_text: Callable[[Any], str] = cell_text
     if values.dtype.is_float():
-        spell = float_format(values.drop_nulls().to_list()) if alike else short_number
-    return [null if value is None else spell(value) for value in values.to_list()]
+        to_text = float_format(values.drop_nulls().to_list()) if alike else short_number
+    return [null if value is None else to_text(value) for value in values.to_list()]
 
 
 def unambiguous(values: pl.Series) -> pl.Series:
@@ -2572,9 +2613,9 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
         end = re.sub("^[^_/. ,=-]*", "", shared([name.removeprefix(start)[::-1] for name in known])[::-1])
         middles = {name: name.removeprefix(start).removesuffix(end) for name in known}
         room = width - max(map(cell_count, middles.values()))
-        start = shortened(start, room - 1) if start and room > NARROW // 2 else start and "…"
+        start = shortened(start, room - 1) if start and room > LEAST_WIDTH // 2 else start and "…"
         room -= cell_count(start)
-        end = shortened(end, room) if end and room > NARROW // 2 else end and "…"
+        end = shortened(end, room) if end and room > LEAST_WIDTH // 2 else end and "…"
         names = [f"{start}{middles[name]}{end}" if name in middles else name for name in names]
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -2695,16 +2736,16 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     table = table if is_curve else table.with_row_index("rank")
     ranks, number = table["rank"].n_unique(), table.filter(pl.col("value").is_finite())["rank"].n_unique()
     most = {"curves": MOST_LINES, "pivot": ranks}.get(result.key, MOST_DRAWN)
-    rows, scale, remarks = scaled(table.filter(pl.col("rank") < most), result.key, log=log, is_live=form == "html")
+    rows, scale, notes = scaled(table.filter(pl.col("rank") < most), result.key, log=log, is_live=form == "html")
     by = " by last value" * is_curve
-    remarks += [f"the {result.ranked} {most} of {number}{by} are drawn"] if number > most else []
+    notes += [f"the {result.first} {most} of {number}{by} are drawn"] if number > most else []
     if result.key != "pivot" and (empty := ranks - number):
-        remarks.append(f"{empty} without a value to draw {'is' if empty == 1 else 'are'} left out")
-    say(*(remarks if form != "report" else ()))
-    if number > most and result.ranked == "lowest":
-        say(f"to draw the best ones, {SAY_GOAL}")
+        notes.append(f"{empty} without a value to draw {'is' if empty == 1 else 'are'} left out")
+    say(*(notes if form != "report" else ()))
+    if number > most and result.first == "lowest":
+        say(f"to draw the best ones, {GOAL_HINT}")
     if is_curve and "ci_low" in table.columns:
-        remarks.append("line: mean of the runs that have a value there, until half have ended; band: its 95 % interval")
+        notes.append("line: mean of the runs that have a value there, until half have ended; band: its 95 % interval")
     value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
     is_plain, distinct = pl.col("value").abs().max().is_between(1e-4, 1e7), pl.col("value").drop_nulls().n_unique()
     if result.key != "pivot" and rows.select(~is_plain | (distinct == 1)).item():
@@ -2724,8 +2765,8 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     config: dict[str, Any] = {"axis": {**text, **lines}, "axisQuantitative": {"labelFlush": False, "tickCount": 6}}
     config |= {"legend": {**text, "symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1}}
     config |= {"view": {"stroke": None}, "font": CHART_FONT, "background": ground}
-    about = {"text": textwrap.wrap(printable(result.title), 105), "subtitle": remarks or ""}
-    about = about if is_picture else {"text": remarks or "", "fontWeight": "normal"}
+    about = {"text": textwrap.wrap(printable(result.title), 105), "subtitle": notes or ""}
+    about = about if is_picture else {"text": notes or "", "fontWeight": "normal"}
     chart |= {"title": {**about, "anchor": "start", "color": ink, "subtitleColor": ink}, "config": config}
     chart |= {"autosize": {"type": "fit-x", "contains": "padding"}, "data": {"values": rows.to_dicts()}}
     return json_text(chart)
@@ -2733,12 +2774,12 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
 
 def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[pl.DataFrame, dict[str, Any], list[str]]:
     """The values and bounds with those that cannot be drawn as null, the axis's scale, and notes on what is cut off."""
-    numbers, remarks = [name for name in ("value", "ci_low", "ci_high") if name in rows.columns], []
+    numbers, notes = [name for name in ("value", "ci_low", "ci_high") if name in rows.columns], []
     rows = rows.with_columns(map(finite, numbers))
     values = rows["value"].drop_nulls()
     drawn = values.filter(values > 0) if log else values
     if lost := len(values) - len(drawn):
-        remarks.append(f"{counted(lost, 'value')} not above 0 cannot be drawn on a logarithmic axis")
+        notes.append(f"{counted(lost, 'value')} not above 0 cannot be drawn on a logarithmic axis")
     is_positive = bool((drawn > 0).all())
     places = drawn.log10() if is_positive else drawn
     distances: Any = (places - places.median()).abs() if len(drawn) else drawn
@@ -2751,7 +2792,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     log |= is_positive and high > 10_000 * low
     if log:
         if "ci_low" in numbers and (rows["ci_low"] <= 0).any():
-            remarks.append("intervals that reach 0 or below are not drawn")
+            notes.append("intervals that reach 0 or below are not drawn")
         rows = rows.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in numbers)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     cut = ["extreme values are cut off"] if len(near) < len(drawn) else []
@@ -2766,7 +2807,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
         # Clamped, as the renderer stores also what lies far outside; zooming needs the true places. With the padding,
         # points at the edges are whole.
         scale |= {"domain": domain, "nice": False, "clamp": not is_live, "padding": 8}
-    return rows, scale, [*remarks, *cut]
+    return rows, scale, [*notes, *cut]
 
 
 def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, is_live: bool) -> list[dict[str, Any]]:
@@ -2880,8 +2921,8 @@ def content(
     is_picture = form in {"png", "svg"}
     candidates = [result for result in results if not is_picture or (result.chart and result.table.height)]
     if not candidates:
-        raise ScriptError(f"there is nothing to draw; pictures can show {', '.join(DRAWN)}", WRONG_USAGE)
-    first = DRAWN if is_picture else ("groups", "top")
+        raise ScriptError(f"there is nothing to draw; pictures can show {', '.join(PICTURES_OF)}", WRONG_USAGE)
+    first = PICTURES_OF if is_picture else ("groups", "top")
     key = min(candidates, key=lambda result: first.index(result.key) if result.key in first else len(first)).key
     chosen = [result for result in candidates if result.key == key][: 1 if is_picture else None]
     others = [result for result in results if not any(result is each for each in chosen)]
