@@ -1995,33 +1995,34 @@ def rows_over(x: str | None, column: str, history: Runs, keys: pl.DataFrame) -> 
 
 def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study) -> pl.DataFrame:
     """Each run's value at the points of its curve: RUN_NUMBER, x, VALUE, DIVERGED_AT and the columns of `keys`."""
-    options, place = study.options, pl.col("x")
+    options, x = study.options, pl.col("x")
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
-    holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
-    ends = rows.group_by(RUN_NUMBER).agg(finite(VALUE).last())
-    best = ends.sort(VALUE, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True).head(MOST_LINES)
-    shown = rows if study.by or holds_all else rows.join(best, on=RUN_NUMBER, how="semi")
-    counts, most = shown.group_by("x").len().sort("x"), options.points or PICTURE_POINTS
+    is_picture = options.report or form in {"png", "svg", "html"}
+    has_all_runs = "json" in {form, options.format} or form in {"csv", "parquet"}
+    last_values = rows.group_by(RUN_NUMBER).agg(finite(VALUE).last())
+    descending = [goal == "maximize", False]
+    best = last_values.sort(VALUE, RUN_NUMBER, descending=descending, nulls_last=True).head(MOST_LINES)
+    shown = rows if study.by or has_all_runs else rows.join(best, on=RUN_NUMBER, how="semi")
+    counts = shown.group_by("x").len().sort("x")
     points = counts.select("x")
-    if not (options.points or options.report or form in {"png", "svg", "html"}):  # all for programs, within bounds
-        most = max(CURVE_POINTS, MOST_CURVE_ROWS // keys.height if holds_all else 0)
+    most = PICTURE_POINTS if is_picture else max(CURVE_POINTS, MOST_CURVE_ROWS // keys.height if has_all_runs else 0)
+    most = options.points or most
     if points.height > most:
         say(f"{most} of {points.height:,} points of {axis}: use --points for more")
         points = points[spread(counts["len"], most)]
-    bounds = {"first x": place.first(), "last x": place.last()}
+    bounds = {"first x": x.first(), "last x": x.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
     # The end of each curve is a point, too: a run's last x, or the one that half of the runs of its group reach.
-    spans = spans.with_columns(x=pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER))
-    if study.by or not holds_all:  # a table has a row per point: no cell is empty where the curve has a value
-        drawn = spans if study.by else spans.join(best, on=RUN_NUMBER, how="semi")
-        if (last_points := drawn.select("x").unique()).height <= MOST_LINES:
-            points = pl.concat([points, last_points]).unique()
-    whole = pl.concat([spans.drop("x").join(points, how="cross").select(spans.columns), spans])
-    whole = whole.filter(place.is_between("first x", "last x")).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
+    ends = spans.with_columns(x=pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER))
+    if study.by or not has_all_runs:  # a table has a row per point: no cell is empty where the curve has a value
+        shown_ends = (ends if study.by else ends.join(best, on=RUN_NUMBER, how="semi")).select("x").unique()
+        points = pl.concat([points, shown_ends]).unique() if shown_ends.height <= MOST_LINES else points
+    at_points = pl.concat([spans.join(points, how="cross").select(ends.columns), ends])
+    at_points = at_points.filter(x.is_between("first x", "last x")).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
-    found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
-    if hidden := spans.height - found[RUN_NUMBER].n_unique():
-        say(f"not shown, because they have no value at these points: {counted(hidden, 'run')}")
+    found = at_points.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
+    if without_points := spans.height - found[RUN_NUMBER].n_unique():
+        say(f"not shown, because they have no value at these points: {counted(without_points, 'run')}")
     return found
 
 
