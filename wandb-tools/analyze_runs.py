@@ -1958,7 +1958,7 @@ def curves(study: Study, names: Sequence[str] = ()) -> list[Result]:
             points = points.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
-        results[label] = lines_of(points, value, axis, known or column, goal, study)
+        results[label] = curve_result(points, value, axis, known or column, goal, study)
     return [*results.values()]
 
 
@@ -2027,14 +2027,14 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
 
 
 def spread(counts: pl.Series, most: int) -> pl.Series:
-    """The numbers of `most` of the places at which `counts` rows are, evenly over the rows: not over one long run."""
-    places, middles = pl.int_range(len(counts), eager=True), counts.cum_sum() - counts / 2
+    """The positions of `most` of the points, each with `counts` rows: evenly over all rows, not over one long run."""
+    positions, middles = pl.int_range(len(counts), eager=True), counts.cum_sum() - counts / 2
     borders = (middles + middles.shift(-1)).head(-1) / 2
     step = (middles[-1] - middles[0]) / max(1, most - 1)
     wanted = pl.Series([middles[0] + i * step for i in range(most)])
     nearest = borders.search_sorted(wanted).cast(pl.Int64).unique()
-    others = places.filter(~places.is_in(nearest.implode()))  # places of many rows were wanted more than once
-    free = most - len(nearest)
+    others = positions.filter(~positions.is_in(nearest.implode()))
+    free = most - len(nearest)  # a point of many rows can be the nearest more than once
     further = [(i + 1) * len(others) // (free + 1) for i in range(free)]
     return pl.concat([nearest, others.gather(further)]).sort()
 
@@ -2062,48 +2062,55 @@ def can_diverge(label: str, goal: Goal | None) -> bool:
     return goal == "minimize" and GROW_FROM_ZERO.isdisjoint(words(label))
 
 
-def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
-    """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
-    by, columns, notes, view_notes = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
-    table, y, size, lost_runs, spread = points.with_columns(n=pl.lit(1), value=VALUE), "value", "", "", False
+def curve_result(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
+    """Curves as a result: statistics over the runs of each group; without groups a curve per run."""
     if study.by:
-        columns = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
-        sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
-        table, y = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
-        size, spread = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in ", table["n"].n_unique() > 1
-        number, half = ", their number in brackets" * spread, ", in pictures where half of them have ended" * spread
-        notes.append(
-            f"each value is the mean of the runs that have one there{number}; a curve ends with its last run{half}"
-        )
-        lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
-        if lost.height:
-            lost_runs = f", {lost.height} diverged"
-            counts = sorted(Counter(row_names(lost, study.label_by)).items())
+        by, y, statistics = [*study.by], "mean", ["n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
+        columns = [*by, "x", *statistics]
+        before_divergence = (pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)
+        usable = points.with_columns(pl.when(before_divergence).then(finite(VALUE)).alias(FINITE))
+        table = statistics_of(usable, [*by, "x"])
+    else:
+        by, y, columns = [RUN_NUMBER], "value", [*KEY, "name", "x", "value"]
+        table = points.with_columns(n=pl.lit(1), value=VALUE)
+    # By the last mean of more than half of a group's runs: the very last one may be a single run's, and far off.
+    logged = pl.sum_horizontal("^(n|n_nonfinite)$")  # also those without a finite value: who diverges is last
+    is_most = 2 * logged > logged.max()
+    last = table.sort("x").group_by(by).agg(finite(y).filter(is_most).last().alias(RANK))
+    last = last.sort(RANK, *by, descending=[goal == "maximize", *[False] * len(by)], nulls_last=True)
+    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
+    first_rows = table.unique(RANK, keep="first", maintain_order=True)
+    names = row_names(first_rows, study.label_by) if study.by else [*run_labels(first_rows)]
+    name = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
+    end = pl.col("x").filter(is_most).max().over(RANK)  # later on, the mean of a few could jump
+    in_picture = table.select(pl.col("x") <= end).to_series()
+    drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=name, rank=RANK)
+    size, notes, view_notes = counted(len(names), "run"), [], []
+    n_varies = table["n"].n_unique() > 1
+    if study.by:
+        size = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in {counted(len(names), 'group')}"
+        means, ends = "each value is the mean of the runs that have one there", "; a curve ends with its last run"
+        means += ", their number in brackets" if n_varies else ""
+        ends += ", in pictures where half of them have ended" if n_varies else ""
+        notes.append(means + ends)
+        diverged = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
+        if diverged.height:
+            size += f", {diverged.height} diverged"
+            counts = sorted(Counter(row_names(diverged, study.label_by)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
             bad = f"NaN, infinite, or over 10 times the first value and {DIVERGED:,} times the lowest before"
             notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
-    # By the last mean of more than half of a group's runs: the very last one may be a single run's, and far off.
-    logged = pl.sum_horizontal("^(n|n_nonfinite)$")  # also those without a finite value: who diverges is last
-    last = table.sort("x").group_by(by).agg(finite(y).filter(2 * logged > logged.max()).last().alias(RANK))
-    last = last.sort(RANK, *by, descending=[goal == "maximize", *[False] * len(by)], nulls_last=True)
-    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
-    firsts = table.unique(RANK, keep="first", maintain_order=True)
-    names = row_names(firsts, study.label_by) if study.by else [*run_labels(firsts)]
-    named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-    end = pl.col("x").filter(2 * logged > logged.max()).max().over(RANK)  # later on, the mean of a few could jump
-    is_drawn = table.select(pl.col("x") <= end).to_series()
-    drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=named, rank=RANK)
     first = "best" if goal else "lowest"  # the last values by which the curves are sorted
     if len(names) > MOST_CURVES:
-        more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json" + f"; {GOAL_HINT}" * (not goal)
+        more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json{'' if goal else f'; {GOAL_HINT}'}"
         view_notes.append(f"the {MOST_CURVES} with the {first} last value are shown; {more}")
     notes += ["each curve has only one point"] if table.height == len(names) else []
-    view, sparklines = curve_columns(axis, names, drawn, with_n=spread)
+    view, sparklines = curve_columns(axis, names, drawn, with_n=n_varies)
     grouped = f", mean by {', '.join(labels(study.label_by, study.runs).values())}" if study.by else ""
-    title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
+    title = f"{value} over {axis}{grouped}: {size}"
+    chart = value, axis, drawn.filter(in_picture)
     table = table.select(pl.lit(column).alias("metric"), *columns)
-    chart = value, axis, drawn.filter(is_drawn)
-    return Result("curves", title, table, view, [*notes, *sparklines], chart=chart, view_notes=view_notes, first=first)
+    return Result("curves", title, table, view, [*notes, *sparklines], chart, view_notes=view_notes, first=first)
 
 
 def curve_columns(
