@@ -1286,12 +1286,12 @@ def varied(study: Study) -> list[Result]:
 
 def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
-    several = {c: number for c in settings if (number := table[c].drop_nulls().n_unique()) > 1}
-    seeds = [c for c in seeds_of(study.runs) if c in several and not table[c].dtype.is_nested()][:1]
-    few = [c for c, number in several.items() if c not in seeds and number <= 12]  # more: at random
-    few = [c for c in few if 2 * table[c].null_count() <= table.height]
-    complete = table.select(settings).drop_nulls([*few, *seeds])
-    axes = independent(complete, few)
+    distinct = {column: table[column].drop_nulls().n_unique() for column in settings}
+    seeds = [c for c in seeds_of(study.runs) if distinct.get(c, 0) > 1 and not table[c].dtype.is_nested()][:1]
+    candidates = [c for c in settings if c not in seeds and 1 < distinct[c] <= 12]  # more values: drawn at random
+    candidates = [c for c in candidates if 2 * table[c].null_count() <= table.height]
+    complete = table.select(settings).drop_nulls([*candidates, *seeds])
+    axes = independent(complete, candidates)
     if len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
     complete = table.select(settings).drop_nulls([*axes, *seeds])  # a run may lack settings that are no axes
@@ -1301,19 +1301,19 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     counts = complete.group_by(*axes, *seeds).agg(pl.len(), is_same=is_same).sort(*axes, *seeds)
     with_seed = [pl.format(" with seed {}", seed) for seed in seeds]
     problem = pl.concat_str(pl.format("{} runs", "len"), *with_seed).alias("problem")
-    odd = [counts.filter(pl.col("len") > 1, "is_same").select(*axes, problem)]
+    tables = [counts.filter(pl.col("len") > 1, "is_same").select(*axes, problem)]
     for seed in seeds:
-        usual = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
-        lacking = present.join(usual, how="cross").join(counts, on=[*axes, seed], how="anti")
+        common_seeds = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
+        lacking = present.join(common_seeds, how="cross").join(counts, on=[*axes, seed], how="anti")
         lists = lacking.group_by(axes).agg(pl.col(seed).sort().cast(pl.String).str.join(", "))
-        odd.append(lists.select(*axes, pl.format("lacks seed {}", seed).alias("problem")).sort(axes))
-    if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
-        every = itertools.product(*(present[column].unique() for column in axes))
-        whole = pl.DataFrame([*every], present.schema, orient="row")
-        tried = study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("only runs in other states"))
-        holes = whole.join(present, on=axes, how="anti").join(collected(tried), on=axes, how="left")
-        odd.append(holes.with_columns(pl.col("problem").fill_null("no run")).sort(axes))
-    rows, heads = pl.concat(odd), labels(axes, study.runs) | {"problem": "repeats and gaps"}
+        tables.append(lists.select(*axes, pl.format("lacks seed {}", seed).alias("problem")).sort(axes))
+    if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and what it lacks is not worth a list
+        product = itertools.product(*(present[column].unique() for column in axes))
+        missing = pl.DataFrame([*product], present.schema, orient="row").join(present, on=axes, how="anti")
+        other = study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("only runs in other states"))
+        missing = missing.join(collected(other), on=axes, how="left")
+        tables.append(missing.with_columns(pl.col("problem").fill_null("no run")).sort(axes))
+    rows, heads = pl.concat(tables), labels(axes, study.runs) | {"problem": "repeats and gaps"}
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
     title = f"grid of {names}: {present.height:,} of {counted(math.prod(sizes), 'combination')} have a run"
     shown = ["problem", *independent_first(rows, axes)]
@@ -2616,25 +2616,27 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
     """Names within `width` terminal cells, so that what differs stays visible: words that all share are cut first."""
     known = {*names} - {"null", "-"}  # missing values share no words
     if len(known) > 1 and max(map(cell_count, known)) > width:
-        shared = os.path.commonprefix  # whole words of it
-        start = re.sub("[^_/. ,=-]*$", "", shared([*known]))
-        end = re.sub("^[^_/. ,=-]*", "", shared([name.removeprefix(start)[::-1] for name in known])[::-1])
-        middles = {name: name.removeprefix(start).removesuffix(end) for name in known}
+        common_prefix = os.path.commonprefix  # by characters; of it only whole words are cut
+        prefix = re.sub("[^_/. ,=-]*$", "", common_prefix([*known]))
+        reversed_rests = [name.removeprefix(prefix)[::-1] for name in known]
+        suffix = re.sub("^[^_/. ,=-]*", "", common_prefix(reversed_rests)[::-1])
+        middles = {name: name.removeprefix(prefix).removesuffix(suffix) for name in known}
         room = width - max(map(cell_count, middles.values()))
-        start = shortened(start, room - 1) if start and room > LEAST_WIDTH // 2 else start and "…"
-        room -= cell_count(start)
-        end = shortened(end, room) if end and room > LEAST_WIDTH // 2 else end and "…"
-        names = [f"{start}{middles[name]}{end}" if name in middles else name for name in names]
-    alike: dict[str, list[str]] = {}
+        prefix = shortened(prefix, room - 1) if prefix and room > LEAST_WIDTH // 2 else prefix and "…"
+        room -= cell_count(prefix)
+        suffix = shortened(suffix, room) if suffix and room > LEAST_WIDTH // 2 else suffix and "…"
+        names = [f"{prefix}{middles[name]}{suffix}" if name in middles else name for name in names]
+    by_text: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        alike.setdefault(shortened(name, width), []).append(name)
-    short, number = dict[str, str](), len({*names})
-    for text, group in alike.items():
-        start, apart = text.partition("…")[0], [text] * len(group)
-        if 1 < len(group) < number:  # those that look alike share more words: their start, then what differs
-            apart = short_names(group, width)
-            apart = [start[: width - cell_count(each)] * (each[:1] == "…") + each for each in apart]
-        short |= zip(group, (shortened(each, width) for each in apart), strict=True)
+        by_text.setdefault(shortened(name, width), []).append(name)
+    short: dict[str, str] = {}
+    for text, group in by_text.items():
+        short |= dict.fromkeys(group, text)
+        if len(group) > 1 and len(by_text) > 1:  # these look alike and share more words: their start, then what differs
+            start = text.partition("…")[0]
+            for name, end in zip(group, short_names(group, width), strict=True):
+                cut = start[: width - cell_count(end)] + end if end.startswith("…") else end
+                short[name] = shortened(cut, width)
     return [short[name] for name in names]
 
 
