@@ -133,8 +133,8 @@ BY_RUN: dict[str, Any] = {"on": KEY, "how": "left", "nulls_equal": True, "mainta
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
 # The views of --sql, and the columns of their files. The first view that fits is a file's; other files have none.
-VIEW_COLUMNS = {"table": {*ROW_COLUMNS, "row"}, "runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}}
-VIEW_COLUMNS |= {"history": {*ROW_COLUMNS, "_step"}, "system": {*ROW_COLUMNS, "_timestamp"}}
+VIEWS = {"table": {*ROW_COLUMNS, "row"}, "runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}}
+VIEWS |= {"history": {*ROW_COLUMNS, "_step"}, "system": {*ROW_COLUMNS, "_timestamp"}}
 IDENTITY = {*RUN_COLUMNS, "heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type"}
 IDENTITY |= {"sweep", "user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count"}
 IDENTITY |= {"exported_at", "source_file", "_config_json", "_summary_json"}
@@ -322,15 +322,17 @@ class Runs(NamedTuple):
     goals: Mapping[str, Goal] = {}
     axes: Mapping[str, str] = {}  # metrics to the step metrics that define_metric gave them
     empty: frozenset[str] = frozenset()  # derived columns without any value
-    file: Path = Path()  # of a part
-    source: Mapping[str, Any] = {}  # of a file: the entity, project, export_id and the like of its export
-    project: tuple[str, str] = ("", "")  # of an export's file: the entity and the project, which its name does not tell
-    parts: tuple[Runs, ...] = ()  # the inputs of runs
-    others: tuple[Path, ...] = ()  # histories and the like among the inputs
-    view: str = "runs"  # of --sql that the file belongs to: see VIEW_COLUMNS
+    view: str = "runs"  # of --sql: see VIEWS; empty for a file that is in no view
+    # If the rows are those of one file:
+    file: Path = Path()
+    source: Mapping[str, Any] = {}  # what its metadata say about the export: entity, project, export_id and the like
+    project: tuple[str, str] = ("", "")  # entity and project of the export
+    # If the rows are those of several files:
+    parts: tuple[Runs, ...] = ()  # a part for each file
+    others: tuple[Path, ...] = ()  # files of other views among the inputs
 
     def label(self, column: str) -> str:
-        """A column's W&B name; its own if that is blank, or in files without W&B names, as those of other tools."""
+        """A column's W&B name; the column's own name if the file stores no W&B name, or a blank one."""
         own = column if self.view == "runs" else column.removeprefix("metric_")
         name = ".".join(self.paths.get(column, (own,)))
         return name if name.strip() else column
@@ -467,8 +469,7 @@ def open_file(file: Path) -> Runs:
             pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
         )
         columns = {*frame.collect_schema()}
-        views = [] if RESULT_KEY in metadata else [view for view, needed in VIEW_COLUMNS.items() if needed <= columns]
-        view = views[0] if views else ""
+        view = next((view for view, needed in VIEWS.items() if needed <= columns and RESULT_KEY not in metadata), "")
         if TABLE_KEY in metadata or view == "table":
             view = f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
         frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema(), view).items())
@@ -809,7 +810,6 @@ def select_runs(options: Options, everything: Runs, asked: Collection[str]) -> t
     frame, number = everything.frame, count_runs(everything, asked)
 
     def checked(flag: str, filtered: pl.LazyFrame) -> pl.LazyFrame:
-        """The `filtered` runs, after a line that says how many they are; ScriptError if there is none."""
         nonlocal number
         before, number = number, collected(filtered.select(pl.len())).item()
         line = f"{flag}: {number:,} of {counted(before, 'run')} kept"
@@ -937,9 +937,7 @@ def top(study: Study) -> list[Result]:
         where = f", {'all ' if best.height > 1 else ''}in {path_text(paths.row(0))}"
     title = f"Best {counted(best.height, 'run')} by {metric.label}{where}; {metric.direction}"
     chart = metric.label, "", table.select(run_names, value=metric.column)
-    return [
-        Result("top", title, table.select(columns), view, notes, chart=chart, min_columns=len(view) if asked else 0)
-    ]
+    return [Result("top", title, table.select(columns), view, notes, chart, min_columns=len(view) if asked else 0)]
 
 
 def differing_settings(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[str]:
@@ -1047,15 +1045,14 @@ def pivot(study: Study, metric: Metric) -> Result:
     if len(by) != 2:
         raise ScriptError(f"--pivot {','.join(names)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
     row_label, column_label = labels(by, runs).values()
-    mean = pl.col("mean")
-    best = mean.min() if metric.goal == "minimize" else mean.max()
+    best = pl.col("mean").min() if metric.goal == "minimize" else pl.col("mean").max()
     cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
     missing = without_value("value", *cells.select("runs", "n", "n_nonfinite").sum().row(0))
-    in_row, in_column = ((mean == best.over(column)).fill_null(value=False) for column in by)
+    in_row, in_column = ((pl.col("mean") == best.over(column)).fill_null(value=False) for column in by)
     named = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
     cells = cells.select(*named, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
-    heads = (cells_of(unambiguous(cells[name].unique().sort(nulls_last=True))) for name in ("rows", "columns"))
-    row_heads, column_heads = heads
+    levels = [cells[name].unique().sort(nulls_last=True) for name in ("rows", "columns")]
+    row_heads, column_heads = (cells_of(unambiguous(values)) for values in levels)
     numbered = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
     filled = numbered.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
     to_text, texts = float_format(filled["mean"].to_list()), dict[tuple[int, int], str]()
@@ -1071,12 +1068,12 @@ def pivot(study: Study, metric: Metric) -> Result:
         view.append((head, pl.Series([texts.get((row, column), "") for row in range(len(row_heads))])))
     size = f"{counted(len(row_heads), 'row')} x {counted(len(column_heads), 'column')}"
     title = f"{metric.label} by {row_label} and {column_label}: {size}; {metric.direction}"
-    texts_drawn = {"row name": [row_heads[n] for n in filled["row"]]}
-    texts_drawn["column name"] = [column_heads[n] for n in filled["column"]]
-    texts_drawn["name"] = [f"{to_text(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
-    series = [pl.Series(name, values, pl.String) for name, values in texts_drawn.items()]
-    chart = filled.select("row", "column", pl.col("mean").alias("value"), *series)
-    return Result("pivot", title, cells, view, [note, *missing], chart=("mean", "", chart))
+    drawn_rows = pl.Series("row name", [row_heads[n] for n in filled["row"]], pl.String)
+    drawn_columns = pl.Series("column name", [column_heads[n] for n in filled["column"]], pl.String)
+    texts_drawn = [f"{to_text(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
+    drawn = filled.select("row", "column", pl.col("mean").alias("value"), drawn_rows, drawn_columns)
+    drawn = drawn.with_columns(pl.Series("name", texts_drawn, pl.String))
+    return Result("pivot", title, cells, view, [note, *missing], chart=("mean", "", drawn))
 
 
 # --- questions: settings --------------------------------------------------------------------------------------
@@ -1206,8 +1203,7 @@ def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
         is_enough = table.select(settings).n_unique() == table.select(columns).n_unique()
         return settings if is_enough else [*settings, *independent(table, names)]
     combinations, chosen = table.select(columns).unique(), list(columns)
-    # A row's hash is the sum of its cells' hashes: a column's can be subtracted. To count the rows of all other columns
-    # for each column takes 17 s for 2,000 settings, and this 0.8 s.
+    # A row's hash is the sum of its cells' hashes, so a column can be subtracted: for 2,000 settings 0.8 s, not 17 s.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
     hashes: Any = sum(cells.iter_columns())
     for column in sorted(columns, key=lambda c: (combinations[c].n_unique(), -combinations[c].null_count())):
@@ -1233,8 +1229,8 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
     if len(names) < ranges:
         how = f"--group-by {runs.label(column)} shows each value"
         say(f"{label}: only {counted(len(names), 'range')}, because many runs have equal values; {how}")
-    place = pl.sum_horizontal(pl.lit(0), *((pl.col(column) > edge).cast(pl.Int64) for edge in edges))
-    text = place.replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names))
+    number = pl.sum_horizontal(pl.lit(0), *((pl.col(column) > edge).cast(pl.Int64) for edge in edges))
+    text = number.replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names))
     frame = runs.frame.with_columns(pl.when(pl.col(column).is_finite()).then(text).alias(name))
     paths = {**runs.paths, name: (label,)}
     return runs._replace(frame=frame, dtypes={**runs.dtypes, name: pl.Enum(names)}, paths=paths), name
@@ -1868,13 +1864,14 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
 
 
 def rows_beside(runs: Runs, view: str) -> Runs:
-    """The rows of all files of a view beside the runs, each run's from one of them, as one; its parts are the files.
+    """The rows of all files of a view beside the runs as one frame, each run's from one file; the parts are the files.
 
-    A metric has one column, though it may have others in single files; names that a file has lost are the runs'.
+    Columns of one W&B metric become one column, whatever single files call it. Where another tool removed W&B's names
+    from a file, those of the runs are used.
     """
     parts = [part for part in files_beside(runs) if part.view == view]
     warn_of_other_exports(parts, runs)
-    frames = [pl.LazyFrame(schema={c: pl.Int64() if c in NUMBERS else pl.String() for c in VIEW_COLUMNS[view]})]
+    frames = [pl.LazyFrame(schema={c: pl.Int64() if c in NUMBERS else pl.String() for c in VIEWS[view]})]
     columns, paths = dict[KeyPath | str, str](), dict[str, KeyPath]()  # columns by their paths and by their W&B names
     goals, axes = dict[str, Goal](), dict[str, str]()
     for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
@@ -1908,15 +1905,15 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
     for number, part in enumerate(parts):
         of_file = {FILE_NUMBER: pl.lit(number), "folder": pl.lit(str(part.file.parent.resolve()))}
         sizes.append(collected(part.frame.group_by(names).len()).with_columns(**of_file))
-    # A file beside the run's source_file comes first: for consoles, system metrics and tables the newer export counts.
-    table, is_home = pl.concat(sizes), pl.col(FILE_NUMBER) < 0  # no file's, unless a source_file tells it
+    # For consoles, system metrics and tables the newer export counts: first the file beside the run's source_file.
+    table, is_beside_source = pl.concat(sizes), pl.col("len") < 0  # none, if there is no source_file
     if view != "history" and "source_file" in runs.dtypes:
         sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
         files = sources["source_file"].drop_nulls().unique()
-        home = {file: str(Path(file.replace("\0", "")).parent.resolve()) for file in files}
+        folders = {file: str(Path(file.replace("\0", "")).parent.resolve()) for file in files}
         table = table.join(sources, on=names, how="left", nulls_equal=True)
-        is_home = (pl.col("source_file").replace(home) == pl.col("folder")).fill_null(value=False)
-    ranked = table.sort(*names, is_home, "len", FILE_NUMBER, descending=[*[False] * 3, True, True, False])
+        is_beside_source = (pl.col("source_file").replace(folders) == pl.col("folder")).fill_null(value=False)
+    ranked = table.sort(*names, is_beside_source, "len", FILE_NUMBER, descending=[*[False] * 3, True, True, False])
     others = ranked.filter(~pl.struct(names).is_first_distinct())
     return [others.filter(pl.col(FILE_NUMBER) == number).select(names) for number in range(len(parts))]
 
@@ -2065,8 +2062,8 @@ def can_diverge(label: str, goal: Goal | None) -> bool:
 def curve_result(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups a curve per run."""
     if study.by:
-        by, y, statistics = [*study.by], "mean", ["n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
-        columns = [*by, "x", *statistics]
+        by, y = [*study.by], "mean"
+        columns = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
         before_divergence = (pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)
         usable = points.with_columns(pl.when(before_divergence).then(finite(VALUE)).alias(FINITE))
         table = statistics_of(usable, [*by, "x"])
@@ -2082,17 +2079,16 @@ def curve_result(points: pl.DataFrame, value: str, axis: str, column: str, goal:
     first_rows = table.unique(RANK, keep="first", maintain_order=True)
     names = row_names(first_rows, study.label_by) if study.by else [*run_labels(first_rows)]
     name = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-    end = pl.col("x").filter(is_most).max().over(RANK)  # later on, the mean of a few could jump
-    in_picture = table.select(pl.col("x") <= end).to_series()
+    last_x = pl.col("x").filter(is_most).max().over(RANK)  # later on, the mean of a few could jump
+    in_picture = table.select(pl.col("x") <= last_x).to_series()
     drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=name, rank=RANK)
     size, notes, view_notes = counted(len(names), "run"), [], []
     n_varies = table["n"].n_unique() > 1
     if study.by:
         size = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in {counted(len(names), 'group')}"
-        means, ends = "each value is the mean of the runs that have one there", "; a curve ends with its last run"
-        means += ", their number in brackets" if n_varies else ""
-        ends += ", in pictures where half of them have ended" if n_varies else ""
-        notes.append(means + ends)
+        means = f"the mean of the runs that have one there{', their number in brackets' if n_varies else ''}"
+        end = f"ends with its last run{', in pictures where half of them have ended' if n_varies else ''}"
+        notes.append(f"each value is {means}; a curve {end}")
         diverged = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
         if diverged.height:
             size += f", {diverged.height} diverged"
@@ -2626,10 +2622,9 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
         room -= cell_count(prefix)
         suffix = shortened(suffix, room) if suffix and room > LEAST_WIDTH // 2 else suffix and "…"
         names = [f"{prefix}{middles[name]}{suffix}" if name in middles else name for name in names]
-    by_text: dict[str, list[str]] = {}
+    by_text, short = dict[str, list[str]](), dict[str, str]()
     for name in dict.fromkeys(names):
         by_text.setdefault(shortened(name, width), []).append(name)
-    short: dict[str, str] = {}
     for text, group in by_text.items():
         short |= dict.fromkeys(group, text)
         if len(group) > 1 and len(by_text) > 1:  # these look alike and share more words: their start, then what differs
@@ -2709,7 +2704,7 @@ def jsonable(value: object) -> object:
     return value
 
 
-def json_parts(results: Sequence[Result], files: Sequence[str]) -> Iterator[str]:
+def json_parts(results: Sequence[Result], files: Sequence[str] = ()) -> Iterator[str]:
     """One object with the rows of each question, whose results stand together, and the `files` written, if any."""
     yield '{"version": 1'
     for key, same in itertools.groupby(results, lambda result: result.key):
@@ -2728,10 +2723,9 @@ def csv_parts(table: pl.DataFrame) -> Iterator[str]:
     formula = clean.str.contains(r"^[=+\-@\t\r]") & ~clean.str.contains(r"^-\d+(\.\d+)?([eE][+-]?\d+)?$")
     safe = pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
     heads = pl.DataFrame([table.columns], orient="row")  # as a row: what is replaced may make two heads equal
-    times = "%Y-%m-%dT%H:%M:%S%.fZ"
     for rows in (heads, *blocks(table)):
         flat = rows.with_columns(pl.Series(c.name, map(exact_text, c.to_list())) for c in rows if c.dtype.is_nested())
-        yield flat.with_columns(safe).write_csv(include_header=False, datetime_format=times)
+        yield flat.with_columns(safe).write_csv(include_header=False, datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
 
 
 def blocks(table: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -2794,8 +2788,8 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     places = drawn.log10() if is_positive else drawn
     distances: Any = (places - places.median()).abs() if len(drawn) else drawn
     usual = distances.median() or 0.0
-    # Beside others the rest would be a flat line: positive ones a million times the median or a millionth of it,
-    # others a thousand times the usual distance from it.
+    # Values so extreme that the rest would be a flat line: positive ones a million times the median or a millionth of
+    # it, others a thousand times the usual distance from it.
     near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
     domain: Any = (near.min(), near.max()) if len(near) else (0.0, 0.0)
     low, high = domain
@@ -2814,8 +2808,8 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
         domain = max(least, min(ends)), min(most, max(ends))
         cut += ["wide intervals are cut off"] if domain != (min(ends), max(ends)) else []
     if low < high and (key == "curves" or cut):
-        # Clamped, as the renderer stores also what lies far outside; zooming needs the true places. With the padding,
-        # points at the edges are whole.
+        # Clamped, as the renderer stores also what lies far outside; zooming needs the true values. The padding keeps
+        # points at the edges whole.
         scale |= {"domain": domain, "nice": False, "clamp": not is_live, "padding": 8}
     return rows, scale, [*notes, *cut]
 
@@ -2881,13 +2875,15 @@ def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def deliver(results: list[Result], file: Path | None, options: Options) -> None:
+    """Write results to a file, if one is named, and print them, or their titles and notes on stderr, as asked."""
     if sys.stdout is None and file is None:
         raise ScriptError("stdout is closed: write to a file with -o", NOTHING_USABLE)
-    is_report, is_table = file is not None and file == options.report, options.format not in {"json", "csv"}
-    shows = sys.stdout is not None and (file is None or options.format == "json" or sys.stdout.isatty())
+    is_report, is_json = file is not None and file == options.report, options.format == "json"
+    prints = sys.stdout is not None and (file is None or is_json or sys.stdout.isatty())
     if is_report:  # printed only as JSON, and not after the answer of -o
-        shows = shows and options.format == "json" and not options.output
-    if not is_report and not (shows and is_table):  # no table for people, which would say them
+        prints = prints and is_json and not options.output
+    is_for_programs = options.format in {"json", "csv"}
+    if not is_report and (is_for_programs or not prints):  # else the table has titles and notes
         say(*(line for result in results for line in (result.title, *result.notes)))
     if file:
         most = options.max_rows if is_report else 0
@@ -2895,14 +2891,15 @@ def deliver(results: list[Result], file: Path | None, options: Options) -> None:
         parts = content(results, "report" if is_report and form == "html" else form, most, options)
         with replacing(file) as partial, partial.open("wb") as opened:
             opened.writelines(part if isinstance(part, bytes) else part.encode() for part in parts)
-    if shows:
-        if not is_table and (rows := options.max_rows):
+    if prints:
+        if is_for_programs and (rows := options.max_rows):
             for cut in (result for result in results if result.table.height > rows):
                 say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
             results = [r._replace(table=r.table.head(rows)) for r in results]
         files = [str(path) for path in (options.output, options.report) if path]
-        show_parts(content(results, options.format, options.max_rows, options, files))
-    if file and options.format != "json":
+        parts = json_parts(results, files) if is_json else content(results, options.format, options.max_rows, options)
+        show_parts(parts)
+    if file and not is_json:
         show_parts([f"{file}\n"])
 
 
@@ -2915,14 +2912,12 @@ def show_parts(parts: Iterable[str | bytes]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def content(
-    results: list[Result], form: str, most: int | None, options: Options, files: Sequence[str] = ()
-) -> Iterable[str | bytes]:
-    """The results in any of the formats, in parts; those of one question where it holds no more. JSON names `files`."""
+def content(results: list[Result], form: str, most: int | None, options: Options) -> Iterable[str | bytes]:
+    """The results in any of the formats, in parts; those of one question where it holds no more."""
     if form == "table":
         return [table_text(results, most)]
     if form == "json":
-        return json_parts(results, files)
+        return json_parts(results)
     if form in {"html", "report"}:
         return [html_page(results, form, most, log=options.log)]
     if form == "markdown":
@@ -2932,8 +2927,8 @@ def content(
     candidates = [result for result in results if not is_picture or (result.chart and result.table.height)]
     if not candidates:
         raise ScriptError(f"there is nothing to draw; pictures can show {', '.join(PICTURES_OF)}", WRONG_USAGE)
-    first = PICTURES_OF if is_picture else ("groups", "top")
-    key = min(candidates, key=lambda result: first.index(result.key) if result.key in first else len(first)).key
+    order = [*(PICTURES_OF if is_picture else ("groups", "top")), *(result.key for result in candidates)]
+    key = min((result.key for result in candidates), key=order.index)
     chosen = [result for result in candidates if result.key == key][: 1 if is_picture else None]
     others = [result for result in results if not any(result is each for each in chosen)]
     if left_out := dict.fromkeys(each.title.partition(": ")[0] if each.key == key else each.key for each in others):
@@ -3002,9 +2997,9 @@ def parse_args(argv: Sequence[str]) -> Options:
         if any(word.partition("=")[0] == flag for word in itertools.takewhile(lambda word: word != "--", argv)):
             raise ScriptError(f'there is no {flag} here; write --where "{condition}"', WRONG_USAGE)
     args = parser.parse_strictly(argv)
-    # An input that was named after --diff's runs is no run.
-    is_first = not args.inputs  # else a folder's name may be a run's
-    inputs = [name for name in args.diff if name.endswith(".parquet") or (is_first and Path(name).is_dir())]
+    # --diff takes all words that follow, inputs too: files and, if no input stands before it, folders.
+    has_inputs = bool(args.inputs)
+    inputs = [name for name in args.diff if name.endswith(".parquet") or (not has_inputs and Path(name).is_dir())]
     args.inputs += map(Path, inputs)
     args.diff = [name for name in args.diff if name not in inputs]
     if args.sql is not None and (args.name_patterns or args.where or args.states):
@@ -3163,7 +3158,7 @@ QUESTIONS |= {"groups": lambda study: [groups(study, metric) for metric in study
 QUESTIONS |= {"pivot": lambda study: [pivot(study, metric) for metric in study.metrics]}
 QUESTIONS |= {"importance": lambda study: [importance(study, metric) for metric in study.metrics], "curves": curves}
 NEED_METRIC = {"top", "groups", "pivot", "importance"}
-# What each flag is for: it has no effect on anything else.
+# The questions and outputs on which a flag has an effect: if none of these is asked for, a message says so.
 OF_CURVES, COMPARED = {"curves"}, {"best-per", *NEED_METRIC}
 FLAGS_FOR = {"x": OF_CURVES, "best_so_far": OF_CURVES, "smooth": OF_CURVES, "points": OF_CURVES, "stat": {"groups"}}
 FLAGS_FOR |= {"metrics": COMPARED, "value": COMPARED, "goal": {"curves", *COMPARED}, "log": {"pictures"}}
@@ -3172,6 +3167,7 @@ FLAGS_FOR |= {"format": {"tables on stdout"}, "max_rows": {"tables on stdout"}}
 
 
 def unused_flags(options: Options, asked: Sequence[str]) -> Iterator[str]:
+    """A message for each flag that has no effect on the questions and files that were asked for: see FLAGS_FOR."""
     present = {*(asked or ["groups", "top"])} | ({"best-per"} if options.best_per else set())
     if options.report:
         present |= {"groups", "curves", "varying", *NEED_METRIC, "tables on stdout"}
