@@ -393,16 +393,24 @@ class TableColumn(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def open_inputs(inputs: Sequence[Path]) -> Runs:
+def open_inputs(inputs: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list of cases
     """The runs of the inputs as one; without inputs, those of the unified file or of a newer export."""
+    files: dict[Path, Path] = {}  # by their paths without symbolic links: a file named twice is read once
+    for path in inputs or [path for path in (UNIFIED_FILE, EXPORT_FOLDER) if path.exists()]:
+        if not path.exists():
+            raise ScriptError(f"{path} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
+        for file in sorted(path.rglob("*.parquet")) if path.is_dir() else [path]:
+            is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if not is_hidden and not file.is_dir():
+                files.setdefault(file.resolve(), file)
     parts = []
-    for file in input_files(inputs or [path for path in (UNIFIED_FILE, EXPORT_FOLDER) if path.exists()]):
+    for resolved, file in files.items():
         try:
             parts.append(open_file(file))
         except ScriptError as error:
             if file in inputs:
                 raise
-            damaged_files[file.resolve()] = f"left out: {error}"
+            damaged_files[resolved] = f"left out: {error}"
     say(*[*damaged_files.values()][:MOST_LISTED], even_if_quiet=True)
     if (more := len(damaged_files) - MOST_LISTED) > 0:
         say(f"left out: {counted(more, 'more file')} that cannot be read", even_if_quiet=True)
@@ -422,35 +430,17 @@ def open_inputs(inputs: Sequence[Path]) -> Runs:
         missing = f"; the runs file of {which} is missing there" if projects else ""
         hint = "name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError(f"no runs in {looked_at}{missing}; {hint}", NOTHING_USABLE)
+    if inputs and (without_runs := [str(part.file) for part in parts if not part.view]):
+        say(f"skipped {counted(len(without_runs), 'parquet file')} without runs: {some_of(without_runs)}")
     if not inputs:
-        runs, others = [newest_file(runs)], []
-    elif foreign := [str(part.file) for part in parts if not part.view]:
-        say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
+        newest = max(runs, key=lambda part: part.file.stat().st_mtime)
+        exports = [] if newest.file == UNIFIED_FILE else [part for part in runs if part.file != UNIFIED_FILE]
+        which = f", the newest of {len(exports):,} exports" if len(exports) > 1 else ""
+        say(f"reading {newest.file}{which}")
+        if 0 < len(exports) < len(runs):
+            say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
+        runs, others = [newest], []
     return join_inputs(runs)._replace(others=tuple(other.file for other in others))
-
-
-def input_files(inputs: Sequence[Path]) -> list[Path]:
-    """The files that are named, and those in folders and their subfolders unless hidden; each file once."""
-    files: dict[Path, Path] = {}  # by their paths without symbolic links
-    for path in inputs:
-        if not path.exists():
-            raise ScriptError(f"{path} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
-        for file in sorted(path.rglob("*.parquet")) if path.is_dir() else [path]:
-            is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if not is_hidden and not file.is_dir():
-                files.setdefault(file.resolve(), file)
-    return [*files.values()]
-
-
-def newest_file(runs: Sequence[Runs]) -> Runs:
-    """The newest of the unified file and the exports, after a line that names it."""
-    newest = max(runs, key=lambda part: part.file.stat().st_mtime)
-    exports = [] if newest.file == UNIFIED_FILE else [part for part in runs if part.file != UNIFIED_FILE]
-    which = f", the newest of {len(exports):,} exports" if len(exports) > 1 else ""
-    say(f"reading {newest.file}{which}")
-    if 0 < len(exports) < len(runs):
-        say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
-    return newest
 
 
 def open_file(file: Path) -> Runs:
@@ -918,8 +908,15 @@ def top(study: Study) -> list[Result]:
         compared = [column for column in value_columns if column not in asked and options.metrics]
         shown = [*asked[:1], *compared, *asked[1:]] if asked[0] == "name" else [*compared, *asked]
     else:
-        projects = [c for c in ("project", "entity") if table[c].n_unique() > 1]
-        shown = ["name", *value_columns, *differing_settings(table, settings, runs), *projects]
+        # Settings that most of these runs have and that differ, of equal ones the first; paths and the like come last.
+        distinct = {c: table[c].n_unique() for c in (*settings, "entity", "project")}
+        common = [c for c in settings if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
+        noise = {c: is_noise(table[c], runs.label(c)) for c in common}
+        common.sort(key=lambda c: (noise[c], kind(c) == "config", distinct[c] == table.height, table[c].null_count()))
+        unequal: dict[tuple[str, ...], str] = {}
+        for column in common:
+            unequal.setdefault(tuple(cells_of(table[column])), column)
+        shown = ["name", *value_columns, *unequal.values(), *(c for c in ("project", "entity") if distinct[c] > 1)]
     last = best[metric.column][-1]
     counts = {"n": value.is_finite().sum(), "nonfinite": (~value.is_finite()).sum(), "ties": (value == last).sum()}
     counts["projects"] = pl.struct("entity", "project").n_unique()
@@ -938,18 +935,6 @@ def top(study: Study) -> list[Result]:
     title = f"Best {counted(best.height, 'run')} by {metric.label}{where}; {metric.direction}"
     chart = metric.label, "", table.select(run_names, value=metric.column)
     return [Result("top", title, table.select(columns), view, notes, chart, min_columns=len(view) if asked else 0)]
-
-
-def differing_settings(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[str]:
-    """The settings that most rows have and that differ, of equal ones the first; paths and the like come last."""
-    distinct = {c: table[c].n_unique() for c in settings}
-    common = [c for c in settings if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
-    noise = {c: is_noise(table[c], runs.label(c)) for c in common}
-    common.sort(key=lambda c: (noise[c], kind(c) == "config", distinct[c] == table.height, table[c].null_count()))
-    first_of: dict[tuple[str, ...], str] = {}
-    for column in common:
-        first_of.setdefault(tuple(cells_of(table[column])), column)
-    return [*first_of.values()]
 
 
 def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
@@ -1745,8 +1730,8 @@ def create_view(connection: Any, view: str, parts: Sequence[Runs], runs: Runs) -
     names, aliases = view_names(view, parts, paths)
     sources = []
     for part, own_paths, others in zip(parts, paths, repeated_runs(parts, view, runs), strict=True):
-        new_names = {c: names.get((c, path), c) for c, path in own_paths.items()}
-        renamed = [f"{sql_name(c)} AS {sql_name(new)}" for c, new in new_names.items() if new != c]
+        new_names = [(c, names.get((c, path), c)) for c, path in own_paths.items()]
+        renamed = [f"{sql_name(c)} AS {sql_name(new)}" for c, new in new_names if new != c]
         every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.file.absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
