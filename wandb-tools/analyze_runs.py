@@ -323,12 +323,10 @@ class Runs(NamedTuple):
     axes: Mapping[str, str] = {}  # metrics to the step metrics that define_metric gave them
     empty: frozenset[str] = frozenset()  # derived columns without any value
     view: str = "runs"  # of --sql: see VIEWS; empty for a file that is in no view
-    # If the rows are those of one file:
-    file: Path = Path()
-    source: Mapping[str, Any] = {}  # what its metadata say about the export: entity, project, export_id and the like
-    project: tuple[str, str] = ("", "")  # entity and project of the export
-    # If the rows are those of several files:
-    parts: tuple[Runs, ...] = ()  # a part for each file
+    file: Path = Path()  # if the rows are those of one file
+    source: Mapping[str, Any] = {}  # of that file: entity, project, export_id and the like of its export
+    project: tuple[str, str] = ("", "")  # of that file: entity and project of its export
+    parts: tuple[Runs, ...] = ()  # if the rows are those of several files: each file's
     others: tuple[Path, ...] = ()  # files of other views among the inputs
 
     def label(self, column: str) -> str:
@@ -1730,8 +1728,8 @@ def create_view(connection: Any, view: str, parts: Sequence[Runs], runs: Runs) -
     names, aliases = view_names(view, parts, paths)
     sources = []
     for part, own_paths, others in zip(parts, paths, repeated_runs(parts, view, runs), strict=True):
-        new_names = [(c, names.get((c, path), c)) for c, path in own_paths.items()]
-        renamed = [f"{sql_name(c)} AS {sql_name(new)}" for c, new in new_names if new != c]
+        new_names = {c: names.get((c, path), c) for c, path in own_paths.items()}
+        renamed = [f"{sql_name(c)} AS {sql_name(new)}" for c, new in new_names.items() if new != c]
         every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.file.absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
@@ -1741,11 +1739,9 @@ def create_view(connection: Any, view: str, parts: Sequence[Runs], runs: Runs) -
             source += f" AS part ANTI JOIN (VALUES {rows}) AS other({', '.join(others.columns)}) ON "
             source += " AND ".join(f"part.{c} IS NOT DISTINCT FROM other.{c}" for c in others.columns)
         sources.append(source)
-    replaced = []
-    for column in runs.empty if view == "runs" else ():  # derived, without a value: the setting of its name instead
-        setting = known_column(column, runs, ["config_"])
-        if setting and setting != column:
-            replaced.append(f"{sql_name(setting)} AS {sql_name(column)}")
+    empty = runs.empty if view == "runs" else ()  # each of these columns gives way to the setting of its name
+    settings = {column: known_column(column, runs, ["config_"]) for column in empty}
+    replaced = [f"{sql_name(setting)} AS {sql_name(c)}" for c, setting in settings.items() if setting and setting != c]
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
@@ -1849,10 +1845,9 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
 
 
 def rows_beside(runs: Runs, view: str) -> Runs:
-    """The rows of all files of a view beside the runs as one frame, each run's from one file; the parts are the files.
+    """The rows of all files of a view beside the runs, each run's from one file, as one; the parts are the files.
 
-    Columns of one W&B metric become one column, whatever single files call it. Where another tool removed W&B's names
-    from a file, those of the runs are used.
+    A metric becomes one column, whatever the files call it. Where a file has lost W&B's names, those of the runs count.
     """
     parts = [part for part in files_beside(runs) if part.view == view]
     warn_of_other_exports(parts, runs)
@@ -1964,14 +1959,14 @@ def rows_over(x: str | None, column: str, history: Runs, keys: pl.DataFrame) -> 
     if x is None and 2 * has_axis.sum() < len(has_axis):
         say(f"most runs logged {label} without its step metric: over step; or use --x {history.label(x_column)}")
         clock, axis, logged = "_step", "step", logged.with_columns(x=pl.col("_step").cast(pl.Float64))
-    axis, place = history.label(axis).removeprefix("_"), pl.col("x")
-    if silent := len(has_axis) and keys.height - len(has_axis):
-        say(f"left out, because no history has {label} of them: {counted(silent, 'run')}")
-    rows = logged.filter(place.is_between(0, 2e11) if clock == "_timestamp" else place.is_finite())  # to the year 8307
-    if unplaced := len(has_axis) - rows[RUN_NUMBER].n_unique():
-        say(f"left out, because they did not log {axis} with it: {counted(unplaced, 'run')}; use --x step to see them")
+    axis, point = history.label(axis).removeprefix("_"), pl.col("x")
+    if without_metric := len(has_axis) and keys.height - len(has_axis):
+        say(f"left out, because no history has {label} of them: {counted(without_metric, 'run')}")
+    rows = logged.filter(point.is_between(0, 2e11) if clock == "_timestamp" else point.is_finite())  # to the year 8307
+    if no_axis := len(has_axis) - rows[RUN_NUMBER].n_unique():
+        say(f"left out, because they did not log {axis} with it: {counted(no_axis, 'run')}; use --x step to see them")
     if rows.is_empty():
-        raise ScriptError(f"no history has {axis if unplaced else label} of these runs; choose others", NOTHING_USABLE)
+        raise ScriptError(f"no history has {axis if no_axis else label} of these runs; choose others", NOTHING_USABLE)
     return clock, axis, rows.sort(RUN_NUMBER, "x", "_step")
 
 
@@ -2049,9 +2044,8 @@ def curve_result(points: pl.DataFrame, value: str, axis: str, column: str, goal:
     if study.by:
         by, y = [*study.by], "mean"
         columns = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
-        before_divergence = (pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)
-        usable = points.with_columns(pl.when(before_divergence).then(finite(VALUE)).alias(FINITE))
-        table = statistics_of(usable, [*by, "x"])
+        usable = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
+        table = statistics_of(points.with_columns(usable.alias(FINITE)), [*by, "x"])
     else:
         by, y, columns = [RUN_NUMBER], "value", [*KEY, "name", "x", "value"]
         table = points.with_columns(n=pl.lit(1), value=VALUE)
@@ -3152,7 +3146,6 @@ FLAGS_FOR |= {"format": {"tables on stdout"}, "max_rows": {"tables on stdout"}}
 
 
 def unused_flags(options: Options, asked: Sequence[str]) -> Iterator[str]:
-    """A message for each flag that has no effect on the questions and files that were asked for: see FLAGS_FOR."""
     present = {*(asked or ["groups", "top"])} | ({"best-per"} if options.best_per else set())
     if options.report:
         present |= {"groups", "curves", "varying", *NEED_METRIC, "tables on stdout"}
