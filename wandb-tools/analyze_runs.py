@@ -894,9 +894,8 @@ def top(study: Study) -> list[Result]:
     if options.value != "summary":
         heads = {metric.history_column(f"{options.value}_step"): "at step", metric.history_column("n"): "of values"}
     value_columns = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *heads]) if c in runs.dtypes]
-    # Beside a table of groups, --columns may name statistics: these are columns of that table.
-    names = [name for name in options.columns if (options.top and not options.group_by) or name not in STATISTICS]
-    asked = [*dict.fromkeys(find_column(name, runs) for name in names)]
+    with_groups = options.group_by or not options.top  # names of statistics are columns of their table
+    asked = [*dict.fromkeys(find_column(c, runs) for c in options.columns if not with_groups or c not in STATISTICS)]
     settings, is_for_programs = runs.of_kind("derived", "config"), options.output or options.format in {"json", "csv"}
     more = asked or [c for c in (runs.dtypes if is_for_programs else settings) if c[:1] != "_"]
     columns = [c for c in dict.fromkeys(["name", *value_columns, *KEY, "state", "url", *more]) if c in runs.dtypes]
@@ -1014,10 +1013,9 @@ def notes_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat
     if singles := [name for name, n in zip(names, best["n"], strict=True) if n == 1]:
         notes.append(f"the best two cannot be compared: only one value in {' and '.join(singles)}")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
-        means = "" if stat == "mean" else " of the means"
         verdict = f"{best_two} differ" if p < SIGNIFICANT else f"within noise: {best_two} may differ only by chance"
         digits = 2 if abs(p - SIGNIFICANT) > 0.001 else 4  # 0.0497 would be shown as 0.05
-        notes.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{means})")
+        notes.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{'' if stat == 'mean' else ' of the means'})")
     return notes
 
 
@@ -1051,11 +1049,10 @@ def pivot(study: Study, metric: Metric) -> Result:
         view.append((head, pl.Series([texts.get((row, column), "") for row in range(len(row_heads))])))
     size = f"{counted(len(row_heads), 'row')} x {counted(len(column_heads), 'column')}"
     title = f"{metric.label} by {row_label} and {column_label}: {size}; {metric.direction}"
-    drawn_rows = pl.Series("row name", [row_heads[n] for n in filled["row"]], pl.String)
-    drawn_columns = pl.Series("column name", [column_heads[n] for n in filled["column"]], pl.String)
-    texts_drawn = [f"{to_text(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
-    drawn = filled.select("row", "column", pl.col("mean").alias("value"), drawn_rows, drawn_columns)
-    drawn = drawn.with_columns(pl.Series("name", texts_drawn, pl.String))
+    shown = {"row name": [row_heads[n] for n in filled["row"]]}
+    shown["column name"] = [column_heads[n] for n in filled["column"]]
+    shown["name"] = [f"{to_text(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
+    drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(shown, dict.fromkeys(shown, pl.String)))
     return Result("pivot", title, cells, view, [note, *missing], chart=("mean", "", drawn))
 
 
@@ -1069,7 +1066,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     for name in (name[1:] for name in names if name[0] == "!"):
         excluded += seeds_of(runs) if name == "seed" else [find_column(name, runs)]
     if len(wanted) < len(names):
-        table, settings, notes = varying_settings(runs, excluded=excluded)
+        table, settings, notes = varying_settings(runs, omit=excluded)
         by = [column for column in settings if column not in excluded]
         label_by = independent_settings(table, by)
         left_out = [column for column in settings if column in excluded]
@@ -1099,8 +1096,7 @@ def hint_at_names(table: pl.DataFrame, by: Sequence[str], seeds: Sequence[str], 
     texts = [runs.label(c.name) for c in names if seeds and 1 < c.n_unique() <= alike.height / 2]
     if texts:
         equal = f"have the settings and the {some_of([*map(runs.label, seeds)])} of another"
-        advice = f"to tell them apart, group also by {some_of(texts)}"
-        say(f"{counted(alike.height, 'run')} {equal}; {advice}")
+        say(f"{counted(alike.height, 'run')} {equal}; to tell them apart, group also by {some_of(texts)}")
 
 
 def say_rival(name: str, runs: Runs) -> None:
@@ -1119,9 +1115,7 @@ def seeds_of(runs: Runs) -> list[str]:
     return [column for column in runs.of_kind("config") if "seed" in words(runs.label(column))]
 
 
-def varying_settings(
-    runs: Runs, *more: pl.Expr, excluded: Sequence[str] = ()
-) -> tuple[pl.DataFrame, list[str], list[str]]:
+def varying_settings(runs: Runs, *more: pl.Expr, omit: Sequence[str] = ()) -> tuple[pl.DataFrame, list[str], list[str]]:
     """The config columns of several values, null included, and `more`; which are settings; a note on the others."""
     config = pl.col(runs.of_kind("config"))
     configured = runs.frame.filter(pl.any_horizontal(config.is_not_null()))  # others ended before they had a config
@@ -1129,7 +1123,7 @@ def varying_settings(
     columns = [column.name for column in varies if column[0]]
     table = collected(runs.frame.select(*columns, *more))
     # Text that names the seed, or another column that is left out, would make a group of each run.
-    named = [column for column in columns if column in {*excluded, *seeds_of(runs)}]
+    named = [column for column in columns if column in {*omit, *seeds_of(runs)}]
     noise = [c for c in columns if is_noise(table[c], runs.label(c), () if c in named else table.select(named))]
     what = "not used, because they are paths, devices, times or the like, name the seed, or differ in every run"
     notes = [f"{what}: {some_of([*labels(noise, runs).values()])}"] if noise else []
@@ -1368,8 +1362,7 @@ def importance(study: Study, metric: Metric) -> Result:
             ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
             level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
         ranks = pl.DataFrame({"level": level, "x": x.rank() if is_number else x, "rank": pairs["y"].rank()})
-        # The part of the ranks' variance that the levels account for. H of Kruskal and Wallis is (n - 1) * share, with
-        # ties corrected, and eta squared of k levels is (H - k + 1) / (n - k).
+        # Share of the ranks' variance between levels; Kruskal-Wallis H = (n - 1) * share; eta² = (H - between) / within
         share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
         between = level.n_unique() - 1  # degrees of freedom
         within = n - 1 - between
@@ -1721,16 +1714,39 @@ def create_view(connection: Any, view: str, parts: Sequence[Runs], runs: Runs) -
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     # A file that another tool rewrote has lost the W&B names of its columns: those of the other files are used.
     known = {column: path for part in parts for column, path in part.paths.items()}
-    paths: list[dict[str, KeyPath]] = []  # of each part's columns
+    paths: list[dict[str, KeyPath]] = []  # of the columns of each part
     for part in parts:
         columns = [c for c in part.dtypes if c in known or c.startswith(NAMED_PREFIXES)]
         paths.append({c: part.paths.get(c, known.get(c, (part.label(c),))) for c in columns})
-    names, aliases = view_names(view, parts, paths)
+    stored = dict.fromkeys(pair for own_paths in paths for pair in own_paths.items() if any(pair[1]))  # none is blank
+    # Each export chooses its own names. Where a column has several W&B names in these files, or a W&B name several
+    # columns, the column is renamed to its W&B name, with a hash where another name may be the same. SQL ignores case.
+    path_counts = Counter(column.lower() for column, _ in stored)
+    column_counts = Counter((kind(column), path) for column, path in stored)
+    spellings = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
+    renames: dict[tuple[str, KeyPath], str] = {}
+    for column, path in stored:
+        if path_counts[column.lower()] > 1 or column_counts[kind(column), path] > 1:
+            label, hashed = ".".join(path), f"{'.'.join(path)}__{path_hash(path)[:8]}"
+            new = label if spellings[kind(column), label.lower()] == 1 else hashed
+            renames[column, path] = f"{kind(column)}_{hashed}" if view == "runs" else new
+    renamed = {column for (column, _), new in renames.items() if new != column}
+    used = {column.lower() for part in parts for column in part.dtypes if column not in renamed}
+    used |= {new.lower() for new in renames.values()}
+    # The W&B names that nothing else is called are further names of the columns.
+    aliases: dict[str, str] = {}
+    for column, path in sorted(stored, key=lambda pair: (pair[0].startswith("metric_"), len(pair[1]), len(pair[0]))):
+        label = ".".join(path)
+        if label.lower() not in used and spellings[kind(column), label.lower()] == 1:
+            aliases[label] = renames.get((column, path), column)
+            used.add(label.lower())
+    empty = runs.empty if view == "runs" else ()  # each of these columns gives way to the setting of its name
+    settings = {column: known_column(column, runs, ["config_"]) for column in empty}
+    replaced = [f"{sql_name(setting)} AS {sql_name(c)}" for c, setting in settings.items() if setting and setting != c]
     sources = []
     for part, own_paths, others in zip(parts, paths, repeated_runs(parts, view, runs), strict=True):
-        new_names = {c: names.get((c, path), c) for c, path in own_paths.items()}
-        renamed = [f"{sql_name(c)} AS {sql_name(new)}" for c, new in new_names.items() if new != c]
-        every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
+        names = [f"{sql_name(pair[0])} AS {sql_name(renames[pair])}" for pair in own_paths.items() if pair in renames]
+        every = f"* RENAME ({', '.join(names)})" if names else "*"
         file = sql_text(str(part.file.absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
         source = f"SELECT {every} FROM read_parquet({file}, hive_partitioning = false)"  # noqa: S608 - quoted
@@ -1739,9 +1755,6 @@ def create_view(connection: Any, view: str, parts: Sequence[Runs], runs: Runs) -
             source += f" AS part ANTI JOIN (VALUES {rows}) AS other({', '.join(others.columns)}) ON "
             source += " AND ".join(f"part.{c} IS NOT DISTINCT FROM other.{c}" for c in others.columns)
         sources.append(source)
-    empty = runs.empty if view == "runs" else ()  # each of these columns gives way to the setting of its name
-    settings = {column: known_column(column, runs, ["config_"]) for column in empty}
-    replaced = [f"{sql_name(setting)} AS {sql_name(c)}" for c, setting in settings.items() if setting and setting != c]
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
@@ -1749,37 +1762,7 @@ def create_view(connection: Any, view: str, parts: Sequence[Runs], runs: Runs) -
         same = [f"part.{c} IS NOT DISTINCT FROM runs.{c}" for c in ("entity", "project")]
         source += f" SEMI JOIN runs ON part.run_id = runs.id AND {' AND '.join(same)}"
     connection.execute(f"CREATE VIEW {sql_name(view)} AS SELECT {star}{extra} FROM {source}")  # noqa: S608 - quoted
-    return aliases | {new: c for (c, path), new in names.items() if new != c and runs.paths.get(c, path) == path}
-
-
-def view_names(
-    view: str, parts: Sequence[Runs], paths: Sequence[Mapping[str, KeyPath]]
-) -> tuple[dict[tuple[str, KeyPath], str], dict[str, str]]:
-    """The names of a view's columns, by their names and W&B paths in the files; and W&B's names as further names.
-
-    Each export chooses its own names. Where a column has different W&B names in these files, or a W&B name different
-    columns, only W&B's name is used, with a hash where it may not be the only one. SQL ignores case.
-    """
-    stored = dict.fromkeys(pair for own_paths in paths for pair in own_paths.items() if any(pair[1]))  # none is empty
-    path_counts = Counter(column.lower() for column, _ in stored)
-    column_counts = Counter((kind(column), path) for column, path in stored)
-    spellings = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
-    names, aliases = dict[tuple[str, KeyPath], str](), dict[str, str]()
-    for column, path in stored:
-        names[column, path] = column
-        if path_counts[column.lower()] > 1 or column_counts[kind(column), path] > 1:
-            label, hashed = ".".join(path), f"{'.'.join(path)}__{path_hash(path)[:8]}"
-            in_file = label if spellings[kind(column), label.lower()] == 1 else hashed
-            names[column, path] = f"{kind(column)}_{hashed}" if view == "runs" else in_file
-    renamed = {column for (column, _), name in names.items() if name != column}
-    used = {column.lower() for part in parts for column in part.dtypes if column not in renamed}
-    used |= {name.lower() for name in names.values()}
-    for column, path in sorted(stored, key=lambda pair: (pair[0].startswith("metric_"), len(pair[1]), len(pair[0]))):
-        label = ".".join(path)
-        if label.lower() not in used and spellings[kind(column), label.lower()] == 1:
-            aliases[label] = names[column, path]
-            used.add(label.lower())
-    return names, aliases
+    return aliases | {new: c for (c, path), new in renames.items() if c in renamed and runs.paths.get(c, path) == path}
 
 
 def sql_name(name: str) -> str:
@@ -1977,8 +1960,7 @@ def curve_points(rows: pl.DataFrame, axis: str, goal: Goal | None, keys: pl.Data
     is_picture = options.report or form in {"png", "svg", "html"}
     has_all_runs = "json" in {form, options.format} or form in {"csv", "parquet"}
     last_values = rows.group_by(RUN_NUMBER).agg(finite(VALUE).last())
-    descending = [goal == "maximize", False]
-    best = last_values.sort(VALUE, RUN_NUMBER, descending=descending, nulls_last=True).head(MOST_LINES)
+    best = last_values.sort(VALUE, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True).head(MOST_LINES)
     shown = rows if study.by or has_all_runs else rows.join(best, on=RUN_NUMBER, how="semi")
     counts = shown.group_by("x").len().sort("x")
     points = counts.select("x")
@@ -2059,7 +2041,6 @@ def curve_result(points: pl.DataFrame, value: str, axis: str, column: str, goal:
     names = row_names(first_rows, study.label_by) if study.by else [*run_labels(first_rows)]
     name = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     last_x = pl.col("x").filter(is_most).max().over(RANK)  # later on, the mean of a few could jump
-    in_picture = table.select(pl.col("x") <= last_x).to_series()
     drawn = table.select("x", "n", "^ci_(low|high)$", value=y, name=name, rank=RANK)
     size, notes, view_notes = counted(len(names), "run"), [], []
     n_varies = table["n"].n_unique() > 1
@@ -2083,7 +2064,7 @@ def curve_result(points: pl.DataFrame, value: str, axis: str, column: str, goal:
     view, sparklines = curve_columns(axis, names, drawn, with_n=n_varies)
     grouped = f", mean by {', '.join(labels(study.label_by, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}"
-    chart = value, axis, drawn.filter(in_picture)
+    chart = value, axis, drawn.filter(table.select(pl.col("x") <= last_x).to_series())
     table = table.select(pl.lit(column).alias("metric"), *columns)
     return Result("curves", title, table, view, [*notes, *sparklines], chart, view_notes=view_notes, first=first)
 
@@ -2493,8 +2474,7 @@ def columns_as_text(result: Result, height: int, escape: Callable[[str], str]) -
     """`height` rows of what people see of a result: the first ones, or of curves from their start to their end."""
     null, rows = "-" if result.key in {"top", "schema"} else "null", [*range(height)]
     if result.key == "curves" and height > 1:
-        last = len(result.view[0][1]) - 1
-        rows = [round(i * last / (height - 1)) for i in rows]
+        rows = [round(i * (len(result.view[0][1]) - 1) / (height - 1)) for i in rows]
     numbers = result.table.select(cs.numeric()).columns  # in the view some of their values may be text: unambiguous()
     columns = []
     for n, (label, values) in enumerate(result.view):
@@ -2767,8 +2747,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     places = drawn.log10() if is_positive else drawn
     distances: Any = (places - places.median()).abs() if len(drawn) else drawn
     usual = distances.median() or 0.0
-    # Values so extreme that the rest would be a flat line: positive ones a million times the median or a millionth of
-    # it, others a thousand times the usual distance from it.
+    # Farther values, by a million times the median or by 1000 usual distances, would make a flat line of the others.
     near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
     domain: Any = (near.min(), near.max()) if len(near) else (0.0, 0.0)
     low, high = domain
@@ -2787,9 +2766,8 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
         domain = max(least, min(ends)), min(most, max(ends))
         cut += ["wide intervals are cut off"] if domain != (min(ends), max(ends)) else []
     if low < high and (key == "curves" or cut):
-        # Clamped, as the renderer stores also what lies far outside; zooming needs the true values. The padding keeps
-        # points at the edges whole.
-        scale |= {"domain": domain, "nice": False, "clamp": not is_live, "padding": 8}
+        # Clamped, as the renderer stores also what lies far outside; zooming needs the true values.
+        scale |= {"domain": domain, "nice": False, "clamp": not is_live, "padding": 8}  # 8: points at edges are whole
     return rows, scale, [*notes, *cut]
 
 
@@ -2901,7 +2879,6 @@ def content(results: list[Result], form: str, most: int | None, options: Options
         return [html_page(results, form, most, log=options.log)]
     if form == "markdown":
         return [page_text(results, form, most)]
-    # One question fits: the first of these that was asked.
     is_picture = form in {"png", "svg"}
     candidates = [result for result in results if not is_picture or (result.chart and result.table.height)]
     if not candidates:
@@ -2977,8 +2954,7 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f'there is no {flag} here; write --where "{condition}"', WRONG_USAGE)
     args = parser.parse_strictly(argv)
     # --diff takes all words that follow, inputs too: files and, if no input stands before it, folders.
-    has_inputs = bool(args.inputs)
-    inputs = [name for name in args.diff if name.endswith(".parquet") or (not has_inputs and Path(name).is_dir())]
+    inputs = [name for name in args.diff if name.endswith(".parquet") or (not args.inputs and Path(name).is_dir())]
     args.inputs += map(Path, inputs)
     args.diff = [name for name in args.diff if name not in inputs]
     if args.sql is not None and (args.name_patterns or args.where or args.states):
@@ -3123,8 +3099,7 @@ def all_results(options: Options) -> Iterator[tuple[list[Result], Path | None]]:
     runs, by, label_by = grouping(options.group_by, runs)
     study = study._replace(runs=runs, by=by, label_by=label_by)
     if options.output or not options.report:
-        answers = [result for name in asked for result in QUESTIONS[name](study)]
-        yield answers or introduction(study), options.output
+        yield [result for name in asked for result in QUESTIONS[name](study)] or introduction(study), options.output
     if options.report:
         results = introduction(study)
         missing = [name for name in asked if name not in {result.key for result in results}]
