@@ -566,6 +566,115 @@ def reason_for(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
+def files_beside(runs: Runs) -> list[Runs]:
+    """The files of further views, of projects with runs here, beside the inputs or the exports of an aggregate."""
+    source = columns_or_null(runs, {"source_file": pl.String})
+    rows = collected(runs.frame.select("entity", "project", *source).unique())
+    sources = {os.path.dirname(source) for source in rows["source_file"].drop_nulls()}  # noqa: PTH120 - see below
+    existing = {source for source in sources if Path(source).is_dir()}
+    folders = {part.file.parent for part in runs.parts} | {*map(Path, existing)}
+    if gone := sorted(sources - existing):  # a Path loses a slash of s3://
+        which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
+        say(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
+    beside = [file for folder in folders for file in folder.glob("[!.]*.parquet") if not file.is_dir()]
+    found, projects = [], {tuple(map(str, row)) for row in rows.select("entity", "project").iter_rows()}
+    for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
+        try:
+            part = open_file(file)
+        except ScriptError as error:
+            if re.search("_(history|console|system|table_.+)$", file.stem) and file.resolve() not in damaged_files:
+                damaged_files[file.resolve()] = f"left out: {error}"
+                say(damaged_files[file.resolve()], even_if_quiet=True)
+        else:
+            is_foreign = "project" in part.source and part.project not in projects
+            if part.view not in {"runs", ""} and not is_foreign and not file.stem.endswith("_history_sampled"):
+                found.append(part)
+    return found
+
+
+def views_beside(runs: Runs) -> list[str]:
+    """The views of --sql that these files are, as they are written there."""
+    views = dict.fromkeys(part.view for part in files_beside(runs))
+    return [view if view.isidentifier() else sql_name(view) for view in views]
+
+
+def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
+    """Warn of files that another export wrote than the runs of their project in their folder."""
+    exports: dict[tuple[Path, tuple[str, str]], list[tuple[object, str]]] = {}  # ids and advice, by folder and project
+    for own in runs.parts:
+        sources, how = own.source.get("sources"), "; run aggregate_runs.py again"
+        if not isinstance(sources, list):  # the file of one export
+            sources, how = [{**own.source, "file": own.file}], ", because one was killed: export again"
+        for export in (each for each in sources if isinstance(each, dict)):
+            folder = Path(str(export.get("file")).replace("\0", "")).parent.resolve()
+            whose = str(export.get("entity")), str(export.get("project"))
+            exports.setdefault((folder, whose), []).append((export.get("export_id"), how))
+    for part in parts:
+        folder = part.file.parent
+        for export_id, how in exports.get((folder.resolve(), part.project), ()):
+            ids = export_id, part.source["export_id"]
+            if None not in ids and ids[0] != ids[1]:
+                say(f"runs and {part.view} of {path_text(part.project)} in {folder} come from different exports{how}")
+
+
+def rows_beside(runs: Runs, view: str) -> Runs:
+    """The rows of all files of a view beside the runs, each run's from one file, as one; the parts are the files.
+
+    A metric becomes one column, whatever the files call it. Where a file has lost W&B's names, those of the runs count.
+    """
+    parts = [part for part in files_beside(runs) if part.view == view]
+    warn_of_other_exports(parts, runs)
+    frames = [pl.LazyFrame(schema={c: pl.Int64() if c in NUMBERS else pl.String() for c in VIEWS[view]})]
+    columns, paths = dict[KeyPath | str, str](), dict[str, KeyPath]()  # columns by their paths and by their W&B names
+    goals, axes = dict[str, Goal](), dict[str, str]()
+    for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
+        named, own = part._replace(paths={**runs.paths, **part.paths}), dict[str, str]()
+        for column in sorted(metric_columns(part), key=lambda c: named.paths.get(c) not in columns):
+            path = named.paths.get(column, (named.label(column),))
+            new = columns.get(path) or columns.get(".".join(path))
+            if new is None or new in own:  # a further metric: one of another file may have its column
+                new = f"{column}__{path_hash(path)[:8]}" if column in paths else column
+            own[new] = column
+            columns.setdefault(path, new)
+            columns.setdefault(".".join(path), new)
+            paths.setdefault(new, path)
+        goals = {new: part.goals[c] for new, c in own.items() if c in part.goals} | goals
+        axes = {new: part.axes[c] for new, c in own.items() if c in part.axes} | axes
+        frame = part.frame
+        if others.height:
+            frame = frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
+        rest = (cs.numeric() | cs.string()) - cs.starts_with("metric_")
+        frames.append(frame.select(rest, **{new: pl.col(column) for new, column in own.items()}))
+    frame = pl.concat(frames, how="diagonal_relaxed")
+    return Runs(frame, frame.collect_schema(), paths, goals, axes, parts=tuple(parts), view=view)
+
+
+def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataFrame]:
+    """For each file of a view the runs (entity, project, run_id) whose rows come from another file, which has more."""
+    names = ["entity", "project", "run_id"]
+    if len(parts) < 2 or view == "runs":
+        return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
+    sizes = []
+    for number, part in enumerate(parts):
+        of_file = {FILE_NUMBER: pl.lit(number), "folder": pl.lit(str(part.file.parent.resolve()))}
+        sizes.append(collected(part.frame.group_by(names).len()).with_columns(**of_file))
+    # For consoles, system metrics and tables the newer export counts: first the file beside the run's source_file.
+    table, is_beside_source = pl.concat(sizes), pl.col("len") < 0  # none, if there is no source_file
+    if view != "history" and "source_file" in runs.dtypes:
+        sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
+        files = sources["source_file"].drop_nulls().unique()
+        folders = {file: str(Path(file.replace("\0", "")).parent.resolve()) for file in files}
+        table = table.join(sources, on=names, how="left", nulls_equal=True)
+        is_beside_source = (pl.col("source_file").replace(folders) == pl.col("folder")).fill_null(value=False)
+    ranked = table.sort(*names, is_beside_source, "len", FILE_NUMBER, descending=[*[False] * 3, True, True, False])
+    others = ranked.filter(~pl.struct(names).is_first_distinct())
+    return [others.filter(pl.col(FILE_NUMBER) == number).select(names) for number in range(len(parts))]
+
+
+def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
+    return [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in dtypes.items()]
+
+
 # --- columns and metrics --------------------------------------------------------------------------------------
 
 
@@ -633,34 +742,6 @@ def run_labels(runs: pl.DataFrame) -> pl.Series:
     with_id = pl.when(pl.col("name") == pl.col("id")).then(path).otherwise(pl.format("{} ({})", "name", path))
     label = pl.when(pl.col("name").is_unique()).then("name").otherwise(with_id)
     return runs.with_columns(pl.col(KEY).fill_null("null")).select(pl.coalesce(label, path).alias("name")).to_series()
-
-
-def say(*messages: str, even_if_quiet: bool = False) -> None:
-    """Print messages on stderr, a line each and each once, unless --quiet."""
-    for message in messages if even_if_quiet or not is_quiet else ():
-        if message not in said:
-            said.add(message)
-            with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
-                print(printable(message), file=sys.stderr)
-
-
-def path_text(key: Sequence[str | None]) -> str:
-    return "/".join("null" if part is None else part for part in key)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "run"), counted(2_000, "run")
-    ('1 run', '2,000 runs')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def some_of(names: Sequence[str], most: int = MOST_LISTED) -> str:
-    """A list in a line, cut where it is long."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(shortened(printable(name), LABEL_WIDTH) for name in names[:most]) + more
 
 
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
@@ -1500,10 +1581,6 @@ def machine_use(study: Study) -> list[Result]:
     return [Result("machine", f"Machine use: {size} in all states", table, view, notes)]
 
 
-def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
-    return [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in dtypes.items()]
-
-
 def why_no_metric(study: Study) -> str:
     """Why these runs cannot be compared without more flags, and what to do."""
     in_runs, in_any_state = (coverage(metric_columns(runs), runs) for runs in (study.runs, study.any_state))
@@ -1774,111 +1851,6 @@ def sql_text(text: str | None) -> str:
 
 
 # --- questions: curves and health, from histories -------------------------------------------------------------
-
-
-def files_beside(runs: Runs) -> list[Runs]:
-    """The files of further views, of projects with runs here, beside the inputs or the exports of an aggregate."""
-    source = columns_or_null(runs, {"source_file": pl.String})
-    rows = collected(runs.frame.select("entity", "project", *source).unique())
-    sources = {os.path.dirname(source) for source in rows["source_file"].drop_nulls()}  # noqa: PTH120 - see below
-    existing = {source for source in sources if Path(source).is_dir()}
-    folders = {part.file.parent for part in runs.parts} | {*map(Path, existing)}
-    if gone := sorted(sources - existing):  # a Path loses a slash of s3://
-        which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
-        say(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
-    beside = [file for folder in folders for file in folder.glob("[!.]*.parquet") if not file.is_dir()]
-    found, projects = [], {tuple(map(str, row)) for row in rows.select("entity", "project").iter_rows()}
-    for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
-        try:
-            part = open_file(file)
-        except ScriptError as error:
-            if re.search("_(history|console|system|table_.+)$", file.stem) and file.resolve() not in damaged_files:
-                damaged_files[file.resolve()] = f"left out: {error}"
-                say(damaged_files[file.resolve()], even_if_quiet=True)
-        else:
-            is_foreign = "project" in part.source and part.project not in projects
-            if part.view not in {"runs", ""} and not is_foreign and not file.stem.endswith("_history_sampled"):
-                found.append(part)
-    return found
-
-
-def views_beside(runs: Runs) -> list[str]:
-    """The views of --sql that these files are, as they are written there."""
-    views = dict.fromkeys(part.view for part in files_beside(runs))
-    return [view if view.isidentifier() else sql_name(view) for view in views]
-
-
-def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
-    """Warn of files that another export wrote than the runs of their project in their folder."""
-    exports: dict[tuple[Path, tuple[str, str]], list[tuple[object, str]]] = {}  # ids and advice, by folder and project
-    for own in runs.parts:
-        sources, how = own.source.get("sources"), "; run aggregate_runs.py again"
-        if not isinstance(sources, list):  # the file of one export
-            sources, how = [{**own.source, "file": own.file}], ", because one was killed: export again"
-        for export in (each for each in sources if isinstance(each, dict)):
-            folder = Path(str(export.get("file")).replace("\0", "")).parent.resolve()
-            whose = str(export.get("entity")), str(export.get("project"))
-            exports.setdefault((folder, whose), []).append((export.get("export_id"), how))
-    for part in parts:
-        folder = part.file.parent
-        for export_id, how in exports.get((folder.resolve(), part.project), ()):
-            ids = export_id, part.source["export_id"]
-            if None not in ids and ids[0] != ids[1]:
-                say(f"runs and {part.view} of {path_text(part.project)} in {folder} come from different exports{how}")
-
-
-def rows_beside(runs: Runs, view: str) -> Runs:
-    """The rows of all files of a view beside the runs, each run's from one file, as one; the parts are the files.
-
-    A metric becomes one column, whatever the files call it. Where a file has lost W&B's names, those of the runs count.
-    """
-    parts = [part for part in files_beside(runs) if part.view == view]
-    warn_of_other_exports(parts, runs)
-    frames = [pl.LazyFrame(schema={c: pl.Int64() if c in NUMBERS else pl.String() for c in VIEWS[view]})]
-    columns, paths = dict[KeyPath | str, str](), dict[str, KeyPath]()  # columns by their paths and by their W&B names
-    goals, axes = dict[str, Goal](), dict[str, str]()
-    for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
-        named, own = part._replace(paths={**runs.paths, **part.paths}), dict[str, str]()
-        for column in sorted(metric_columns(part), key=lambda c: named.paths.get(c) not in columns):
-            path = named.paths.get(column, (named.label(column),))
-            new = columns.get(path) or columns.get(".".join(path))
-            if new is None or new in own:  # a further metric: one of another file may have its column
-                new = f"{column}__{path_hash(path)[:8]}" if column in paths else column
-            own[new] = column
-            columns.setdefault(path, new)
-            columns.setdefault(".".join(path), new)
-            paths.setdefault(new, path)
-        goals = {new: part.goals[c] for new, c in own.items() if c in part.goals} | goals
-        axes = {new: part.axes[c] for new, c in own.items() if c in part.axes} | axes
-        frame = part.frame
-        if others.height:
-            frame = frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
-        rest = (cs.numeric() | cs.string()) - cs.starts_with("metric_")
-        frames.append(frame.select(rest, **{new: pl.col(column) for new, column in own.items()}))
-    frame = pl.concat(frames, how="diagonal_relaxed")
-    return Runs(frame, frame.collect_schema(), paths, goals, axes, parts=tuple(parts), view=view)
-
-
-def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataFrame]:
-    """For each file of a view the runs (entity, project, run_id) whose rows come from another file, which has more."""
-    names = ["entity", "project", "run_id"]
-    if len(parts) < 2 or view == "runs":
-        return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
-    sizes = []
-    for number, part in enumerate(parts):
-        of_file = {FILE_NUMBER: pl.lit(number), "folder": pl.lit(str(part.file.parent.resolve()))}
-        sizes.append(collected(part.frame.group_by(names).len()).with_columns(**of_file))
-    # For consoles, system metrics and tables the newer export counts: first the file beside the run's source_file.
-    table, is_beside_source = pl.concat(sizes), pl.col("len") < 0  # none, if there is no source_file
-    if view != "history" and "source_file" in runs.dtypes:
-        sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
-        files = sources["source_file"].drop_nulls().unique()
-        folders = {file: str(Path(file.replace("\0", "")).parent.resolve()) for file in files}
-        table = table.join(sources, on=names, how="left", nulls_equal=True)
-        is_beside_source = (pl.col("source_file").replace(folders) == pl.col("folder")).fill_null(value=False)
-    ranked = table.sort(*names, is_beside_source, "len", FILE_NUMBER, descending=[*[False] * 3, True, True, False])
-    others = ranked.filter(~pl.struct(names).is_first_distinct())
-    return [others.filter(pl.col(FILE_NUMBER) == number).select(names) for number in range(len(parts))]
 
 
 def rows_of_history(history: Runs, columns: Mapping[str, str], keys: pl.DataFrame) -> pl.DataFrame:
@@ -2906,6 +2878,15 @@ def content(results: list[Result], form: str, most: int | None, options: Options
     return [file.getvalue()]
 
 
+def say(*messages: str, even_if_quiet: bool = False) -> None:
+    """Print messages on stderr, a line each and each once, unless --quiet."""
+    for message in messages if even_if_quiet or not is_quiet else ():
+        if message not in said:
+            said.add(message)
+            with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
+                print(printable(message), file=sys.stderr)
+
+
 def is_terminal() -> bool:
     """Whether colours, links and shapes are welcome on stdout."""
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
@@ -2939,6 +2920,25 @@ def printable(text: str) -> str:
     True
     """
     return "".join(c if c.isprintable() or c == ZERO_WIDTH_JOINER else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def path_text(key: Sequence[str | None]) -> str:
+    return "/".join("null" if part is None else part for part in key)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "run"), counted(2_000, "run")
+    ('1 run', '2,000 runs')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def some_of(names: Sequence[str], most: int = MOST_LISTED) -> str:
+    """A list in a line, cut where it is long."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shortened(printable(name), LABEL_WIDTH) for name in names[:most]) + more
 
 
 # --- command line ---------------------------------------------------------------------------------------------
