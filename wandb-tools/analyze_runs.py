@@ -1503,8 +1503,8 @@ def schema(study: Study) -> list[Result]:
         seen = folded_schema(seen) if 0 < most < seen.height else seen
     if 0 < most < seen.height:
         view_notes = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
-        turn = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
-        seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
+        rank_in_kind = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
+        seen = seen.with_row_index(RANK).sort(rank_in_kind, RANK).head(most).sort(RANK)
     is_hashed = pl.col("column").str.contains("__[0-9a-f]{8,}$") & pl.col("path").is_not_null()
     named = pl.when(is_hashed).then("path").otherwise("column").alias("column")
     sizes = pl.col("coverage").round(4).alias("cover"), pl.col("distinct").alias("values")
@@ -2374,8 +2374,8 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
         lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
         if result.chart and result.table.height:
             chart = chart_json(result, form, log=log)
-            place = f"<div class='chart' id='chart{len(charts)}'></div>"
-            lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
+            div = f"<div class='chart' id='chart{len(charts)}'></div>"
+            lines.append(div if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
         table = made_table(result, columns, "unsafehtml", "<a href='{url}'>{name}</a>")
         lines += ["<div class='wide'>", *table, "</div>"]
@@ -2415,11 +2415,11 @@ def fitted(
             return max(cells, min(head, least))
         return min(max(cells, head), max(limit, width // 2) if columns[n].label in WIDE_HEADS else limit)
 
-    def fitting(limit: int) -> int:
+    def fit_count(limit: int) -> int:
         """How many columns fit if texts are cut to `limit`."""
         return sum(end - 2 <= width for end in itertools.accumulate(room(n, limit) + 2 for n in range(len(columns))))
 
-    count = max(1, result.min_columns, fitting(least), min(2, fitting(1)))
+    count = max(1, result.min_columns, fit_count(least), min(2, fit_count(1)))
     if dropped := [label for label, _ in result.view[count:]]:
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] and result.key != "schema" else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
@@ -2430,7 +2430,7 @@ def fitted(
     if escape is not printable:  # a page
         return columns, notes
     limits = range(width, least if result.min_columns else 0, -1)
-    limit = next((limit for limit in limits if fitting(limit) == len(columns)), least)
+    limit = next((limit for limit in limits if fit_count(limit) == len(columns)), least)
     rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
     for n, column in enumerate(columns):
         own, is_whole = max(1, room(n, limit)), column.is_number or column.label in WRAPPED_HEADS
@@ -2788,16 +2788,16 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
 
 def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
     """A field per cell of a pivot, coloured by its value, with its text in it: white where the field is dark."""
-    place: dict[str, Any] = {}
+    position: dict[str, Any] = {}
     on_top = {"labelAngle": 0, "orient": "top"}
     for axis, number, width, more in (("x", "column", 12, on_top), ("y", "row", LEGEND_WIDTH, {})):
         names = dict(zip(rows[number], short_names([*rows[f"{number} name"]], width), strict=True))
         labels = {"labelExpr": f"({json.dumps(names)})[datum.value]", "domain": False, "ticks": False, **more}
-        place[axis] = {"field": number, "type": "ordinal", "title": None, "axis": labels}  # names may look alike
+        position[axis] = {"field": number, "type": "ordinal", "title": None, "axis": labels}  # names may look alike
     colour = {**value, "legend": None, "scale": {**value["scale"], "scheme": "blues", "clamp": True, "padding": 0}}
     ink = {"condition": {"test": "luminance(scale('color', datum.value)) < 0.2", "value": "white"}, "value": "black"}
-    texts = {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}}
-    return [{"mark": "rect", "encoding": {**place, "color": colour}}, texts]
+    texts = {"mark": "text", "encoding": {**position, "text": {"field": "name"}, "color": ink}}
+    return [{"mark": "rect", "encoding": {**position, "color": colour}}, texts]
 
 
 # --- output ---------------------------------------------------------------------------------------------------
