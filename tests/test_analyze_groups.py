@@ -195,7 +195,7 @@ def test_rows_of_groups_hold_every_setting_that_varies(tmp_path):
     out = answered(file, "-g", "!seed").out
     assert ("model.name" in out) != ("model.width" in out)  # the one follows from the other
     out = answered(file, "-g", "!seed,model.name,model.width").out
-    assert re.search(r"^model.width +model.name ", out, re.MULTILINE)
+    assert re.search(r"^model.name +model.width ", out, re.MULTILINE)
 
 
 def test_a_missing_setting_is_a_value(tmp_path):
@@ -288,6 +288,9 @@ def test_settings_that_follow_from_others_are_found_among_many_combinations():
     table = pl.DataFrame({"a": [0.0, -0.0, 1.0, 1.0], "b": [0, 0, 1, 1], "c": [None, None, 2, 3]})
     assert analyze_runs.independent(table, ["a", "b", "c"]) == ["c"]
     assert analyze_runs.independent(table, []) == []
+    for names in (["a", "b"], ["b", "a"]):  # a name says more than a number that follows from it
+        equivalent = pl.DataFrame({names[0]: ["x", "x", "y"], names[1]: [1, 1, 2]})
+        assert analyze_runs.independent(equivalent, ["a", "b"]) == names[:1]
 
 
 # --- ranges ---------------------------------------------------------------------------------------------------
@@ -575,6 +578,13 @@ def test_a_p_value_just_below_the_limit_is_not_shown_as_the_limit(tmp_path):
     out = " ".join(answered(write_runs(tmp_path, runs), "-g", "g").out.split())
     assert f"the best two, a and b, differ (p = {p:.4g}, Welch's t-test)" in out
     assert f"{p:.2g}" == "0.05"
+
+
+def test_groups_that_do_not_vary_are_not_compared(tmp_path):
+    """Four logs of one run looked like four seeds, and nothing was said."""
+    runs = [Run(f"{g}{n}", config={"g": g}, summary={"test/mse": float(g == "a")}) for g in "ab" for n in range(4)]
+    out = " ".join(answered(write_runs(tmp_path, runs), "-g", "g").out.split())
+    assert "the best two cannot be compared: in each, all values are equal, as of copies of one run" in out
 
 
 def test_one_group_is_no_comparison(tmp_path):

@@ -264,6 +264,13 @@ def console(folder, run, texts, stream="stderr"):
     write_rows(folder, "console", {"run_id": [run] * len(texts), **lines, "text": texts})
 
 
+TORCH_ADVICE = [
+    "CUDA kernel errors might be asynchronously reported at some other API call.",
+    "For debugging consider passing CUDA_LAUNCH_BLOCKING=1",
+    "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.",
+]
+
+
 @pytest.mark.parametrize(
     ("state", "texts", "cause"),
     [
@@ -273,6 +280,7 @@ def console(folder, run, texts, stream="stderr"):
         ("failed", ["[rank0]: KeyError: 'x'", "ranks stopped"], "[rank0]: KeyError: 'x'"),
         ("failed", ["an Error occurred", "Error rate: 0.5", "last   word "], "last word"),
         ("failed", ["Exception: x", "done"], "Exception: x"),
+        ("failed", ["stopped: CUDA error: out of memory", *TORCH_ADVICE], "stopped: CUDA error: out of memory"),
         ("crashed", ["RuntimeError: skipped", "epoch 7"], "epoch 7"),  # it went on after that error
         ("crashed", ["epoch 7", "warn.py:3: old", "  warnings.warn(", " 62%|██ | 1395/2234"], "warn.py:3: old"),
         ("crashed", ["x.py", "Traceback (most recent call last):", "    raise Exception(1)"], "raise Exception(1)"),

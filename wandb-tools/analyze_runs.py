@@ -1097,6 +1097,8 @@ def notes_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat
         verdict = f"{best_two} differ" if p < SIGNIFICANT else f"within noise: {best_two} may differ only by chance"
         digits = 2 if abs(p - SIGNIFICANT) > 0.001 else 4  # 0.0497 would be shown as 0.05
         notes.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{'' if stat == 'mean' else ' of the means'})")
+    elif best["std"].sum() == 0:
+        notes.append("the best two cannot be compared: in each, all values are equal, as of copies of one run")
     return notes
 
 
@@ -1264,7 +1266,9 @@ def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     # A row's hash is the sum of its cells' hashes, so a column can be subtracted: for 2,000 settings 0.8 s, not 17 s.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
     hashes: Any = sum(cells.iter_columns())
-    for column in sorted(columns, key=lambda c: (combinations[c].n_unique(), -combinations[c].null_count())):
+    # Of equivalent columns the last one stays: without nulls, and text, which says more than a number.
+    keys = [(c.n_unique(), -c.null_count(), c.dtype == pl.String, c.name) for c in combinations.iter_columns()]
+    for *_, column in sorted(keys):
         rest = hashes - cells[column]
         if len(chosen) > 1 and rest.n_unique() == combinations.height:
             hashes = rest
@@ -2083,7 +2087,8 @@ def health(study: Study) -> list[Result]:
             label = history.label(column)
             logged |= {*values[RUN_NUMBER].unique()}
             non_finite[label] = values.filter(~pl.col(VALUE).is_finite())[RUN_NUMBER].unique().to_list()
-            found += metric_problems(values, label, history.goals.get(column) or goal_by_name(label))
+            if non_finite[label] or values.height > values[RUN_NUMBER].n_unique():  # else one value a run: no curve
+                found += metric_problems(values, label, history.goals.get(column) or goal_by_name(label))
     run = pl.col(RUN_NUMBER)
     in_histories = keys.with_columns(has_rows=run.is_in([*read]), has_values=run.is_in([*logged]))
     found += problems_of_runs(study, in_histories, non_finite)
@@ -2156,7 +2161,8 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     is_warning = pl.col("text").str.contains("Warning: ")  # Python prints the line of code below it
     is_minor = is_warning | (is_warning.shift() & pl.col("text").str.contains(r"^\s"))
     is_bar_or_head = r"\d%\||\d+/\d+ \[[=>.]+\]|\($|^(Traceback|Exception ignored)"
-    is_minor |= pl.col("text").str.contains(is_bar_or_head)
+    is_advice = "^(CUDA kernel errors might|For debugging consider passing CUDA|Compile with .TORCH_USE)"  # of PyTorch
+    is_minor |= pl.col("text").str.contains(f"{is_bar_or_head}|{is_advice}")
     is_sdk = pl.col("text").str.contains("^wandb: (WARNING|[A-Z][a-z])")  # not its errors
     # The line with the greatest number wins: first errors, then what is not minor, then stderr, then later lines.
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
