@@ -42,6 +42,8 @@ from exports import (  # noqa: F401 - fixtures
 )
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from wandb_server import Server
 
 # --- values ---------------------------------------------------------------------------------------------------
@@ -418,18 +420,18 @@ def test_a_download_that_fails_waits_by_itself(server, export, out, fault):
 
 
 def test_downloads_that_are_given_up_take_no_space(tmp_path, monkeypatch):
-    def cut(_source: object, _run: object, _answer: object, _history: object, files: list[Path]) -> None:
-        for name in ("whole", "cut"):
-            files.append(tmp_path / name)
-            files[-1].write_bytes(b"PAR1")
-        files.append(tmp_path / "already gone")
-        raise export_runs.RequestError("the download is incomplete")
+    def cut(source: object, _run: object, _answer: object, _rows: object, at_end: ExitStack) -> None:
+        assert export_runs.download(source, "whole PAR1", at_end).exists()
+        export_runs.download(source, "already gone PAR1", at_end).unlink()
+        export_runs.download(source, "cut", at_end)
 
     export_runs.import_libraries()
     monkeypatch.setattr(export_runs, "full_history", cut)
-    source = export_runs.RowSource(None, None, export_runs.new_table("history"), tmp_path, tmp_path)
-    with pytest.raises(export_runs.RequestError):
-        export_runs.read_answer(source, export_runs.Wanted("a", 1, None, (), export_runs.TableFile()), {})
+    storage = SimpleNamespace(pieces=lambda _method, url, *_: [url.encode()], timeout_s=1)
+    server = SimpleNamespace(storage=storage)
+    source = export_runs.RowSource(server, None, export_runs.new_table("history"), tmp_path, tmp_path)
+    with pytest.raises(export_runs.RequestError, match="the download is incomplete"):
+        export_runs.read_answer(source, export_runs.RowsRequest("a", 1, None, (), export_runs.TableFile()), {})
     assert [*tmp_path.iterdir()] == []
 
 
@@ -617,5 +619,5 @@ def test_names_of_files_reach_the_server_as_they_are(server, export):
     export_runs.import_libraries()
     table = export_runs.new_table("table_x", key="x")
     source = export_runs.RowSource(SimpleNamespace(options=None), None, table, None, None)
-    run = export_runs.Wanted("a", 1, None, (), export_runs.TableFile("media/table/\N{GRINNING FACE}.table.json"))
-    assert '(names: ["media/table/\N{GRINNING FACE}.table.json"])' in export_runs.question_of(source, run)
+    run = export_runs.RowsRequest("a", 1, None, (), export_runs.TableFile("media/table/\N{GRINNING FACE}.table.json"))
+    assert '(names: ["media/table/\N{GRINNING FACE}.table.json"])' in export_runs.row_fields(source, run)

@@ -96,6 +96,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
+from glob import has_magic
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeAlias, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -119,45 +120,44 @@ SCHEMA_KEY = "wandb_tools.schema"  # keys of the parquet files' key-value metada
 COLUMNS_KEY = "wandb_tools.columns"
 METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
-HISTORIES_KEY = "wandb_tools.histories"  # of a history file: the state of each run when its rows were read
+HISTORIES_KEY = "wandb_tools.histories"  # of a table's file: among others, the revision of each run's rows
 EXPORT_ID_KEY = "wandb_tools.export_id"
 TABLE_KEY = "wandb_tools.table"  # in the metadata of a W&B Table's file: the key that it was logged under
 SCHEMA_VERSION = "1"
 VERSION = "0.1.0"
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
-NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is the SDK's own
+NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # in place of names that logs lack; the second is the SDK's own
 FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a heartbeat for longer has crashed
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # in place of an unknown time
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
 NOT_CONFIG = ("_wandb", "wandb_version")  # W&B's own notes in a config
-# Of history rows, by their paths: see Part.
-CLOCKS: dict[KeyPath, str] = {("_step",): "order", ("_runtime",): "_runtime", ("_timestamp",): "_timestamp"}
+CLOCKS: dict[KeyPath, str] = {("_step",): "order", ("_runtime",): "_runtime", ("_timestamp",): "_timestamp"}  # in Parts
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # by their spelling in W&B's JSON
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
 LOGGED_DTYPES = ("Boolean", "Int64", "Float64", "String")  # of logged values, as polars calls them
 PART_KEY = "wandb_tools.parts"  # of a part file: its whole histories, for a later export by this version
-KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # in memory
+INDEX = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # see Page
 TEXTS = ("_config_json", "_summary_json")  # the last columns of the runs file
 
 WORKERS = 8  # requests at once: more gain little and burden a shared server
-DOWNLOADS_A_WORKER = 4  # at once, from the storage host, not from the API
+DOWNLOADS_PER_WORKER = 4  # at once, from the storage host, not from the API
 PROJECTS_AT_ONCE = 4
 PAGES_AT_ONCE = 8  # pages of runs in memory: 15 MB each
 TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
 RETRIES = 4
-PAGE_RUNS = 1_000  # runs per question, the most that a server returns
+PAGE_RUNS = 1_000  # runs per query, the most that a server returns
 WINDOW_RUNS = 400  # runs per window of creation times: one is parsed while others are fetched
 MOST_LOST = 10  # runs per project that the server cannot return: each takes some seconds to find
 LISTINGS = 3  # attempts to list a project whose runs change during the listing
-RUNS_A_QUESTION = 20  # runs or sweeps per question
-LIVE_ROWS_A_QUESTION = 5_000
+RUNS_PER_QUERY = 20  # runs or sweeps per query
+LIVE_ROWS_PER_QUERY = 5_000
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 
 # Limits of what a server or a file may state or hold; ANSWER_BYTES and MOST_PAGES are two more.
 MOST_WINDOWS = 10_000  # of creation times
-MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export yet: 200,000 questions
+MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export yet: 200,000 queries
 MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
 # W&B's exports may have twice the rows that the server counts, and these: live runs go on, steps repeat.
 SPARE_ROWS = 100_000
@@ -171,12 +171,12 @@ ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 PART_ITEMS = 300_000  # logged values of a log in memory before they are written to a part file: about 25 MB
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
-LINES_HELD = 50_000  # the same for lines of output
+LINES_HELD = 50_000  # the same bound for lines of output
 PIECES_HELD = 1_000  # of one line of output, such as a progress bar
-BATCH_ROWS = 20_000  # of histories that are fetched by one question and share a part file
+BATCH_ROWS = 20_000  # of histories that are fetched by one query and share a part file
 UNWRITTEN_S = 1  # rows that are in no part file for longer are written: an interruption loses no more
 BATCH_CELLS = 1_000_000  # rows x columns of several runs in memory: 8 MB a thread
-SHARED_CELLS = BATCH_CELLS // RUNS_A_QUESTION  # of a run, if its rows share a part file with those of others
+SHARED_CELLS = BATCH_CELLS // RUNS_PER_QUERY  # of a run, if its rows share a part file with those of others
 TASK_LOGS = 100  # logs per task of a process
 FULL_DISK_BYTES = 1_000_000  # free at most: a file that was not written was too large
 MANY_BYTES = 16_000_000  # of logs: less is read faster than a second process starts
@@ -195,8 +195,8 @@ Say: TypeAlias = Callable[[str], None]
 AnyFrame: TypeAlias = "pl.DataFrame | pl.LazyFrame"
 Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
 Stated: TypeAlias = Mapping[str, str | None]  # of a metric: its goal, summary and step_metric
-Subject = TypeVar("Subject")
-Found = TypeVar("Found")
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 
 
 class ScriptError(Exception):
@@ -291,8 +291,8 @@ class Run(NamedTuple):
     leaves: Sequence[tuple[KeyPath, Scalar]]  # config values and the summary's numbers; paths begin with CONFIG, METRIC
     definitions: Sequence[MetricDefinition] = ()
     tables: Mapping[str, TableFile] = {}  # by the keys of its W&B Tables
-    logs: Sequence[Log] = ()  # offline, as the next one
-    rows: Mapping[str, History] = {}  # by the table's name
+    logs: Sequence[Log] = ()  # only offline
+    rows: Mapping[str, RunRows] = {}  # only offline: by the table's name
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ class Page:
     """Up to PAGE_RUNS runs in a parquet file of the working folder; its flattened columns are named by `column_key`."""
 
     file: Path
-    keys: pl.DataFrame  # the columns KEYS
+    index: pl.DataFrame  # the columns INDEX, which stay in memory
     kinds: Mapping[KeyPath, str]  # dtypes of the flattened columns; Null: not in the file
     nested: Mapping[str, frozenset[KeyPath]]  # by run id: paths of more than one key among the summary's numbers
     tables: Mapping[str, Mapping[str, TableFile]]  # by run id: see Run
@@ -323,33 +323,32 @@ class Part(NamedTuple):
     last: int  # highest order
 
 
-class Wanted(NamedTuple):
+class RowsRequest(NamedTuple):
     """A run whose rows for one Table have to be read, as they differ from the earlier export."""
 
     id: str
     listed: int | None  # rows of its history, or of its W&B Table, as its page of runs has it
     last_step: int | None
-    mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
+    revision: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
     file: TableFile  # of a W&B Table; else without a path
 
-    def key(self, table: Table) -> str:
-        """The rows in a part file are known by it; it changes whenever they may change."""
-        return path_hash((self.id, *self.mark, *table.made_of))
+    def cache_key(self, table: Table) -> str:
+        """Identifies the rows in part files of an interrupted export. It changes whenever the rows may change."""
+        return path_hash((self.id, *self.revision, *table.made_of))
 
 
 @dataclass
-class History:
-    """One run's rows for one Table, in their order."""
+class RunRows:
+    """One run's rows for one Table, in their order: first in `frame`, then in part files, last in the table's file."""
 
     parts: Sequence[Part] = ()
     skipped: set[KeyPath] = field(default_factory=set)  # keys whose values are no numbers
-    mark: tuple[str, ...] = ()  # see Wanted
+    revision: tuple[str, ...] = ()  # see RowsRequest
     # Rows that are in no part yet. Columns as there, but without `run_id`, and those of logged values without a dtype.
     frame: AnyFrame | None = None
-
     # Of rows from a server:
-    key: str = ""  # see Wanted
-    counted: int = 0  # rows by the server's count; 0 without one
+    cache_key: str = ""  # see RowsRequest
+    counted: int = 0  # how many rows there are by the server's count; 0 without a count
     found: int = 0  # rows that were fetched; of these, `parts` have the last one of each step
     problem: str = ""  # why rows are missing
 
@@ -371,7 +370,7 @@ class Earlier(NamedTuple):
     dtypes: Mapping[KeyPath, str] = {}  # of the same
     facts: Mapping[str, Stated] = {}  # by column
     made_of: tuple[str, ...] = ()  # see Table
-    marks: Mapping[str, tuple[str, ...]] = {}  # by run id: see History
+    revisions: Mapping[str, tuple[str, ...]] = {}  # by run id: see RunRows
     skipped: Sequence[str] = ()  # see Table
     export_id: str | None = None  # None where a file of an older version, or of a killed export, has to be written anew
     key: str = ""  # see Table
@@ -387,12 +386,13 @@ class Table:
     name: str  # the end of the file's name: history, history_sampled, system, console or table_<key>
     order: str | None  # the file's name for the column `order`; None: it is not written
     columns: Mapping[str, Any]  # dtypes of its fixed columns
-    is_history: bool = False  # the columns with logged values are METRIC ones, as in the runs file
-    key: str | None = None  # of a W&B Table: the key that it was logged under
+    is_history: bool = False  # its logged values are metrics, whose columns have the same names as in the runs file
+    is_wandb_table: bool = False  # a table that was logged with `wandb.Table`
+    key: str = ""  # of such a table: the key that it was logged under
     made_of: tuple[str, ...] = ()  # the options that its rows depend on; if these differ, all are fetched again
     extent: tuple[str, ...] = ()  # which rows of a run are exported; empty: all
     is_asked: bool = False  # part of this export
-    fetched: dict[str, History] = field(default_factory=dict)  # by run id
+    fetched: dict[str, RunRows] = field(default_factory=dict)  # by run id
     earlier: Earlier = NO_EARLIER
     staying: set[str] = field(default_factory=set)  # ids of runs whose rows in the earlier file stay
     outdated: list[str] = field(default_factory=list)  # of these, runs that have newer rows, but were asked for fewer
@@ -403,7 +403,7 @@ class Table:
     @property
     def rows(self) -> dict[str, int]:
         """How many rows of each run the file gets."""
-        rows = {run_id: history.rows for run_id, history in self.fetched.items() if history.rows}
+        rows = {run_id: run_rows.rows for run_id, run_rows in self.fetched.items() if run_rows.rows}
         return rows | {run_id: self.earlier.rows[run_id] for run_id in self.staying}
 
 
@@ -433,11 +433,10 @@ class Project:
     stem: str = ""  # the beginning of its files' names
     longer_stems: Collection[str] = ()  # stems of other projects that begin with it, in lower case
     earlier: Earlier = NO_EARLIER  # runs file
-
     # From its source:
     windows: list[Window] = field(default_factory=list)  # of creation times: its runs are listed by these
     is_changing: bool = False  # runs were added or deleted while they were listed
-    page_runs: int = PAGE_RUNS  # runs per question; fewer for a while after one that failed
+    page_runs: int = PAGE_RUNS  # runs per query; fewer for a while after one that failed
     selected: int = 0  # runs that pass the filters
     filtered: int = 0  # runs that do not
     all_ids: Collection[str] | None = None  # of all runs in the source, also of unread logs; None: not all were listed
@@ -445,13 +444,12 @@ class Project:
     resumed: set[str] = field(default_factory=set)  # ids of runs whose first log here continues another one
     pages: list[Page] = field(default_factory=list)
     lost: dict[str, Failure] = field(default_factory=dict)  # by run id: runs that the server cannot return
-    runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
+    runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - of the selected ones: see `index_of`
     tables: dict[str, Table] = field(default_factory=dict)  # by their names
     goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
     failed: list[Failure] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
     summary_restored: list[dict[str, str]] = field(default_factory=list)  # as the metadata lists them
-
     # Of its files:
     files: list[dict[str, object]] = field(default_factory=list)  # as the metadata lists them
     kept: Collection[str] = ()  # ids of runs of an earlier export that are not in this one
@@ -464,7 +462,7 @@ class Project:
 
     @property
     def place(self) -> dict[str, object]:
-        """The project's names, as in files, the JSON and the variables of questions."""
+        """The project's names, as in files, the JSON and the variables of queries."""
         return {"entity": self.entity, "project": self.name}
 
     @property
@@ -506,10 +504,11 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     data = more = opened.read(READ_BYTES)
     start, at = 0, len(LOG_HEADER)  # of the data in the file, and of the next chunk in the data
-    gap = None if data.startswith(LOG_HEADER) else 0  # where bytes became unreadable; 0: perhaps it is no log
+    is_log = data.startswith(LOG_HEADER)  # else it may be one whose header is damaged
+    gap = None if is_log else 0  # where bytes became unreadable
     log.torn = LOG_HEADER.startswith(data)  # killed before the first record
     log.error = NOT_PULLED if data.startswith(LFS_POINTER) else ""
-    while at < len(data) and (gap != 0 or start + at < BLOCK_BYTES):  # no chunk in the first block: it is no log
+    while at < len(data) and (is_log or start + at < BLOCK_BYTES):  # no chunk in the first block: it is no log
         if more and len(data) - at <= BLOCK_BYTES:  # so that no chunk ends where the data end
             more = opened.read(READ_BYTES)
             data, start, at = data[at:] + more, start + at, 0
@@ -529,7 +528,7 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
             continue
         if gap is not None:
             log.damage.append(f"byte {gap}")
-            pieces = gap = None
+            pieces, gap, is_log = None, None, True
         if kind in (FULL, FIRST):
             if pieces is not None:
                 log.damage.append(f"byte {start + at}: the record before it has no end")
@@ -542,7 +541,7 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
                 yield b"".join(pieces)
                 pieces = None
         at = end
-    log.torn |= pieces is not None or gap not in (None, 0)
+    log.torn |= pieces is not None or (is_log and gap is not None)
 
 
 # --- records to a log -----------------------------------------------------------------------------------------
@@ -555,19 +554,16 @@ RECORD_FIELDS |= {name: name for name in ("entity", "notes", "job_type")}
 
 @cache
 def record_class() -> Any:
-    """The SDK's class of records, but with the items of history, summary and system metrics as bytes.
-
-    A training log consists mostly of such items; as bytes they take a third of the time that as many objects would.
-    """
+    """The SDK's class of records, with items of history, summary and system metrics as bytes: three times as fast."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     sdk, file = wandb_proto().DESCRIPTOR, descriptor_pb2.FileDescriptorProto()
     sdk.CopyToProto(file)
-    for message in file.message_type:
-        for each in message.field if message.name in ("HistoryRecord", "SummaryRecord", "StatsRecord") else ():
-            if each.name in ("item", "update", "remove"):
-                each.type = each.TYPE_BYTES  # which a message is in protobuf, too
-                each.ClearField("type_name")
+    messages = [m for m in file.message_type if m.name in ("HistoryRecord", "SummaryRecord", "StatsRecord")]
+    for each in itertools.chain.from_iterable(message.field for message in messages):
+        if each.name in ("item", "update", "remove"):
+            each.type = each.TYPE_BYTES  # protobuf encodes bytes and an inner message alike
+            each.ClearField("type_name")
     pool = descriptor_pool.DescriptorPool()  # of its own: the names are the SDK's
     for dependency in sdk.dependencies:
         pool.AddSerializedFile(dependency.serialized_pb)
@@ -611,7 +607,7 @@ class Log:
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # each process's notes on its machine
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
-    rows: defaultdict[str, History] = field(default_factory=lambda: defaultdict(History))  # by the table's name
+    rows: defaultdict[str, RunRows] = field(default_factory=lambda: defaultdict(RunRows))  # by the table's name
     staged: dict[str, tuple[str, str]] = field(default_factory=dict)  # by address: see `staged_file`
 
     @property
@@ -657,7 +653,7 @@ def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log
         read = read_folder if log.file.name == OLD_HISTORY else read_log
         read(log, rows)
         rows.end()
-    rows.write()
+    rows.write_buffer()
     return logs
 
 
@@ -677,8 +673,8 @@ def read_log(log: Log, rows: LogRows) -> None:
                     kind = record.WhichOneof("record_type")
                     if kind == "history":
                         rows.add_history(record.history)
-                        into = changes if log.run.get("derived") else logged
-                        keep_last(into, () if into is logged and changes else record.history.item)
+                        last, is_needed = (changes, True) if log.run.get("derived") else (logged, not changes)
+                        keep_last(last, record.history.item if is_needed else ())
                     elif kind == "summary":
                         keep_last(changes, [*record.summary.update, *record.summary.remove])
                     else:
@@ -697,7 +693,7 @@ def read_log(log: Log, rows: LogRows) -> None:
             value = from_json(item.value_json or "null")
             value = WholeDict(value) if isinstance(value, dict) and not item.nested_key else value
             # W&B leaves out a null, but not inside of a dict that was set whole.
-            put(log.summary, path_of(item), GONE if value is None else value)
+            set_path(log.summary, path_of(item), GONE if value is None else value)
         except (DecodeError, RecursionError) as error:
             log.damage.append(f"the summary: {error}")
     if log.records and log.summary_from != "log":
@@ -749,7 +745,7 @@ def apply_record(log: Log, kind: str, record: Any, rows: LogRows) -> None:  # no
     elif kind == "config":
         merge_config(log.config, tree_of(record.config.update))
         for item in record.config.remove:
-            put(log.config, path_of(item), GONE)
+            set_path(log.config, path_of(item), GONE)
     elif kind == "metric":
         add_definition(log.definitions, record.metric)
     elif kind == "environment":  # several of one process add to each other
@@ -798,11 +794,11 @@ def path_of(item: Any) -> KeyPath:
 def tree_of(items: Iterable[Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for item in items:
-        put(tree, path_of(item), from_json(item.value_json))
+        set_path(tree, path_of(item), from_json(item.value_json))
     return tree
 
 
-def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
+def set_path(tree: dict[str, Any], path: KeyPath, value: object) -> None:
     """Set the value at `path`, or remove it if the value is GONE. On the way, a dict replaces what is no plain dict."""
     for key in path[:-1]:
         if type(tree.get(key)) is not dict:
@@ -875,26 +871,24 @@ def read_folder(log: Log, rows: LogRows) -> None:
         log.damage.append("config.yaml")
     last_values: dict[str, object] = {}
     for row in json_lines(log, log.file):
-        rows.add("history", {storable(key): value for key, value in row.items()})
+        rows.columns["history"].add({storable(key): value for key, value in row.items()})
+        rows.end_row("history")
         last_values |= row
         log.records += 1
     for row in json_lines(log, place / "wandb-events.jsonl") if rows.options.system_metrics else ():
-        rows.add("system", row)
+        rows.columns["system"].add(row)
+        rows.end_row("system")
     log.take_summary(last_values, "history")
     log.take_summary(json_object(log, place / "wandb-summary.json"), "log")
 
 
 def yaml_object(content: bytes) -> dict[str, Any]:
-    """The object in a YAML text, as JSON has it; ValueError if it is none.
-
-    A few lines whose aliases or merge keys refer to each other can expand to more than fits into memory. The text is
-    limited, and merge keys, which W&B does not write, are not expanded.
-    """
+    """The object in a YAML text, as JSON has it; ValueError if it is none, or if its aliases expand to too much."""
     import yaml
 
     class NoMergeKeys(yaml.SafeLoader):  # type: ignore[misc]
         def flatten_mapping(self, node: object) -> None:
-            """Leave the mapping as it is."""
+            """Do nothing: merge keys can expand to more than fits into memory, and W&B writes none."""
 
     if not content.startswith(b"wandb_version"):  # not by the SDK's Python, for which `1e-05` is text
         exponent = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+$")
@@ -946,10 +940,6 @@ def json_object(log: Log, file: Path) -> dict[str, Any]:
 
 SCREEN_LINES = 32  # of output that the cursor can reach, as in the SDK
 CURSOR_MOVE = re.compile(r"(\n|\x1b\[[AB])")
-
-OutputLine: TypeAlias = tuple[datetime | None, str | None, list[str]]  # time, stream, pieces of text
-
-
 # Of a progress bar: the number in a state, and what is the same in all states. By tqdm, by Keras, and by others.
 BARS = r"(?<!\d)(\d{1,3})(%\|)", r"(?<!\d)(\d{1,9})(/\d{1,9} \[)[=>.]", r"(\d{1,3})(%)"
 
@@ -974,31 +964,32 @@ def is_next_state(before: str, text: str) -> bool:
     return False
 
 
+class OutputLine(NamedTuple):
+    """A line of a program's output. It may still change while the cursor can reach it."""
+
+    time: datetime | None
+    stream: str | None
+    pieces: list[str]  # of its text, in the order in which they were printed
+
+
 class LogRows:
     """Collects the rows of logs, one log after the other, and writes them to part files that runs share."""
 
     def __init__(self, folder: Path, options: Options) -> None:
         self.folder, self.options = folder, options
-        # Rows of logs that have ended, by table and run id: those of a table will share a file.
-        self.held: defaultdict[str, dict[str, History]] = defaultdict(dict)
-        self.held_rows, self.held_columns = 0, set[str]()
+        # By table and run id: rows of earlier logs as frames, which wait until there are enough for a file.
+        self.buffer: defaultdict[str, dict[str, RunRows]] = defaultdict(dict)
+        self.buffered_rows, self.buffered_columns = 0, set[str]()
 
     def start(self, log: Log) -> None:
         self.log = log
         self.counted_from = 0.0  # seconds since 1970: when the run time of its rows was 0
         self.lines: list[OutputLine] = []  # of output
         self.texts_written = self.history_rows = 0  # texts: lines of output that are not blank
-        # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
+        # By stream, as on a terminal: the last lines, and the row of the cursor, which may be below the last line.
         self.screens: defaultdict[str | None, list[OutputLine]] = defaultdict(list)
         self.cursors: Counter[str | None] = Counter()
-        self.start_part()
-
-    def start_part(self) -> None:
         self.columns = {"history": NumberColumns(), "system": NumberColumns("system.")}
-
-    def add(self, table: str, row: Mapping[str, Any]) -> None:
-        self.columns[table].add(row)
-        self.end_row(table)
 
     def end_row(self, table: str) -> None:
         columns = self.columns[table]
@@ -1026,42 +1017,42 @@ class LogRows:
 
     def add_output(self, text: str, stamp: tuple[int, int], stream: str | None, *, is_line: bool = False) -> None:
         """Add output of the program. A line has the time (see `time_at`) of its first character."""
-        screen, at = self.screens[stream], self.cursors[stream]
+        screen, cursor = self.screens[stream], self.cursors[stream]
         # SDKs before 0.13 log lines, one for each state of a progress bar.
-        replaces = is_line and screen and at == len(screen) and is_next_state(screen[-1][-1][-1], text)
+        replaces = is_line and screen and cursor == len(screen) and is_next_state(screen[-1].pieces[-1], text)
         text = "\x1b[A\x1b[2K" + text if replaces else text  # first to the line before, and erase it
         for piece in CURSOR_MOVE.split(text) if "\n" in text or "\x1b" in text else (text,):
             if piece == "\x1b[A":  # up
-                at = max(at - 1, 0)
+                cursor = max(cursor - 1, 0)
             elif piece in ("\n", "\x1b[B"):  # down
-                at += 1
-                if at == SCREEN_LINES:
-                    at -= 1
+                cursor += 1
+                if cursor == SCREEN_LINES:
+                    cursor -= 1
                     del screen[:1]
-                if piece == "\n" and at < len(screen):
-                    screen[at][-1].append("\r")
-            elif piece.strip("\r\b") or (piece and at < len(screen)):
-                while len(screen) <= at:  # also empty lines above
-                    screen.append((time_at(*stamp), stream, []))
+                if piece == "\n" and cursor < len(screen):
+                    screen[cursor].pieces.append("\r")
+            elif piece.strip("\r\b") or (piece and cursor < len(screen)):
+                while len(screen) <= cursor:  # also empty lines above
+                    screen.append(OutputLine(time_at(*stamp), stream, []))
                     self.lines.append(screen[-1])
-                pieces = screen[at][-1]
+                pieces = screen[cursor].pieces
                 pieces.append(piece)
                 if len(pieces) == PIECES_HELD:  # a progress bar, which is one line for hours
                     before, end, last = "".join(pieces).rpartition("\r")
                     pieces[:] = [as_shown(before) + end + last]
-        self.cursors[stream] = at
+        self.cursors[stream] = cursor
         if len(self.lines) >= LINES_HELD:
             self.flush()
 
     def flush(self) -> None:
-        self.hold_rows()
-        self.write()
+        self.buffer_rows()
+        self.write_buffer()
 
     def end(self) -> None:
         if self.options.console and self.log.records:
             self.take_longer_output()
         self.screens.clear()
-        self.hold_rows()
+        self.buffer_rows()
         if self.log.started_at is not None:  # the run time of a resumed online run includes that of earlier logs
             if "history" not in self.log.rows:
                 with suppress(LookupError, TypeError, OverflowError):
@@ -1071,24 +1062,24 @@ class LogRows:
 
     def take_longer_output(self) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
-        log, lines = self.log, self.log.rows.get("console", History()).rows + len(self.lines)
+        log, lines = self.log, self.log.rows.get("console", RunRows()).rows + len(self.lines)
         if log.exit_code is None:  # only lines with text count: the log may have many others
-            lines = self.texts_written + sum(has_text("".join(line[-1])) for line in self.lines)
+            lines = self.texts_written + sum(bool(as_shown("".join(line.pieces)).strip()) for line in self.lines)
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
         with suppress(OSError), regular(file).open(encoding="utf-8", errors="replace", newline="\n") as opened:
             if opened.read(len(LFS_POINTER)) == LFS_POINTER.decode():
                 log.damage.append(f"{file.name}: {NOT_PULLED}")
                 return
             opened.seek(0)
-            if sum(has_text(line) for line in opened) > lines:
+            if sum(bool(as_shown(line).strip()) for line in opened) > lines:
                 log.rows.pop("console", None)
                 self.lines, self.texts_written = [], 0
                 opened.seek(0)
                 for line in opened:
                     self.add_output(line, (0, 0), None)  # its time and stream are unknown
 
-    def hold_rows(self) -> None:
-        """Hold the rows so far, except for unfinished lines of output, such as a progress bar: these come later."""
+    def buffer_rows(self) -> None:
+        """Move the rows so far to the buffer, except for lines of output that may still change."""
         history, system = self.columns.values()
         if history.rows:
             rows = history.frame(self.options.history_keys, self.log.rows["history"].skipped)
@@ -1097,38 +1088,43 @@ class LogRows:
             newest, start = rows.select(stamp.max(), start=starts.max()).row(0)
             self.log.note_time(time_at(newest))
             self.counted_from = max(self.counted_from, start or 0.0)
-            self.hold("history", rows if self.options.include_history else rows[:, : len(CLOCKS)])
+            self.buffer_frame("history", rows if self.options.include_history else rows[:, : len(CLOCKS)])
         if system.rows:
             rows = system.frame((), set())
-            self.hold("system", rows.sort("_timestamp", maintain_order=True).with_columns(rows["order"]))
-        for stream, screen in self.screens.items():  # lines above the cursor are written, and no longer changed
-            ended = min(self.cursors[stream], len(screen))
-            del screen[:ended]
-            self.cursors[stream] -= ended
-        is_open = {id(line) for screen in self.screens.values() for line in screen}
-        lines = [(*line[:-1], as_shown("".join(line[-1]))) for line in self.lines if id(line) not in is_open]
-        if lines:
-            shown = pl.DataFrame(lines, schema=dict(new_table("console").columns), orient="row")
-            self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.log.rows["console"].rows))
-        self.lines = [line for line in self.lines if id(line) in is_open]
-        self.texts_written += sum(not text.isspace() for *_, text in lines if text)
-        self.start_part()
+            self.buffer_frame("system", rows.sort("_timestamp", maintain_order=True).with_columns(rows["order"]))
+        self.buffer_lines()
+        self.columns = {table: NumberColumns(columns.prefix) for table, columns in self.columns.items()}
 
-    def hold(self, table: str, rows: pl.DataFrame) -> None:
-        """Hold rows of the log until there are enough for a file."""
-        cells = (self.held_rows + rows.height) * len(self.held_columns | {*rows.columns})
-        if cells > BATCH_CELLS or self.log.run_id in self.held[table]:
-            self.write()
-        self.held[table][self.log.run_id] = self.log.rows[table]
+    def buffer_lines(self) -> None:
+        for stream, screen in self.screens.items():  # lines above the cursor are taken for final
+            above = min(self.cursors[stream], len(screen))
+            del screen[:above]
+            self.cursors[stream] -= above
+        on_screen = {id(line) for screen in self.screens.values() for line in screen}
+        final = [line for line in self.lines if id(line) not in on_screen]
+        self.lines = [line for line in self.lines if id(line) in on_screen]
+        rows = [(line.time, line.stream, as_shown("".join(line.pieces))) for line in final]
+        if rows:
+            shown = pl.DataFrame(rows, schema=dict(new_table("console").columns), orient="row")
+            order = pl.int_range(pl.len()) + self.log.rows["console"].rows
+            self.buffer_frame("console", shown.with_columns(order=order))
+        self.texts_written += sum(bool(text.strip()) for *_, text in rows)
+
+    def buffer_frame(self, table: str, rows: pl.DataFrame) -> None:
+        """Add rows of the log; first the buffer is written if they do not fit, or if it has others of the same log."""
+        cells = (self.buffered_rows + rows.height) * len(self.buffered_columns | {*rows.columns})
+        if cells > BATCH_CELLS or self.log.run_id in self.buffer[table]:
+            self.write_buffer()
+        self.buffer[table][self.log.run_id] = self.log.rows[table]
         self.log.rows[table].frame = rows
-        self.held_rows += rows.height
-        self.held_columns |= {*rows.columns}
+        self.buffered_rows += rows.height
+        self.buffered_columns |= {*rows.columns}
 
-    def write(self) -> None:
-        for held in self.held.values():
-            write_parts(held, self.folder)
-        self.held.clear()
-        self.held_rows, self.held_columns = 0, set()
+    def write_buffer(self) -> None:
+        for by_run in self.buffer.values():
+            write_parts(by_run, self.folder)
+        self.buffer.clear()
+        self.buffered_rows, self.buffered_columns = 0, set()
 
 
 class NumberColumns:
@@ -1191,7 +1187,7 @@ class NumberColumns:
             path, kind = path_of(item), item.WhichOneof("value") or "none"  # it may have typed fields instead of JSON
             text = item.value_json or item.json
             value = from_json(text) if text else None if kind == "none" else getattr(item, kind)
-            put(tree, path, value)
+            set_path(tree, path, value)
         if self.prefix:
             tree = {self.prefix + ".".join(path): value for path, value in flatten(tree)}
         self.add(tree)
@@ -1207,7 +1203,7 @@ class NumberColumns:
             del values[self.rows :]
 
     def frame(self, keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
-        """The columns asked for, as in `History.frame`; keys of other things than numbers are added to `skipped`."""
+        """The columns asked for, as in `RunRows.frame`; keys of other things than numbers are added to `skipped`."""
         series = []
         for path, values in self.lists.items():
             resize(values, self.rows)
@@ -1228,12 +1224,12 @@ def resize(values: list[Any], rows: int) -> None:
     values += [None] * missing
 
 
-def write_parts(histories: Mapping[str, History], folder: Path) -> None:
+def write_parts(by_run: Mapping[str, RunRows], folder: Path) -> None:
     """Move the frames of histories, by run id, to a file. Of a run's rows with the same `order`, the last counts."""
     dtypes: dict[str, dict[KeyPath, str]] = {}
     frames: list[Any] = []
-    for run_id in sorted(histories):
-        frame = cast("Any", histories[run_id].frame)
+    for run_id in sorted(by_run):
+        frame = cast("Any", by_run[run_id].frame)
         own = {name: str(dtype) for name, dtype in frame.collect_schema().items() if name.startswith("[")}
         dtypes[run_id] = {tuple(json.loads(name)): dtype for name, dtype in own.items()}
         # With the dtype in its name: a column of another dtype in other runs of the file is another column.
@@ -1243,18 +1239,21 @@ def write_parts(histories: Mapping[str, History], folder: Path) -> None:
     is_ascending = ((order > order.shift()) | (pl.col("run_id") != pl.col("run_id").shift())).all()
     if not rows.select(is_ascending).collect(engine="streaming").item():
         # One row per step is held in memory: a small file can stand for hundreds of millions of rows with one step.
-        unique = rows.unique(["run_id", "order"], keep="last").sort("run_id", "order")
-        rows = unique.collect(engine="streaming").lazy()
-    facts = {run_id: [0, 0, 0] for run_id, own in dtypes.items() if {*own.values()} == {"Null"}}  # a table without rows
+        rows = rows.unique(["run_id", "order"], keep="last").sort("run_id", "order").collect(engine="streaming").lazy()
+    # Of each part the numbers of rows, and of the first and last one. A W&B Table without rows has columns, too.
+    numbers = {run_id: [0, 0, 0] for run_id, own in dtypes.items() if {*own.values()} == {"Null"}}
     counts = rows.group_by("run_id").agg(pl.len(), first=order.min(), last=order.max()).fill_null(0)
-    facts |= {run_id: of_run for run_id, *of_run in counts.collect(engine="streaming").iter_rows()}
-    whole = [(run_id, one) for run_id, one in histories.items() if one.key and not one.is_short]
-    noted = [[one.key, [*one.skipped], [*dtypes[run_id].items()], *facts.get(run_id, ())] for run_id, one in whole]
-    file = write_intermediate(rows, folder, {PART_KEY: json.dumps([len(facts), noted])})  # for `stored_parts`
-    for run_id, one in histories.items():
-        one.frame = None
-        if run_id in facts:
-            one.parts = [*one.parts, Part(file, len(facts), dtypes[run_id], *facts[run_id])]
+    numbers |= {run_id: of_run for run_id, *of_run in counts.collect(engine="streaming").iter_rows()}
+    cached = []  # for `stored_parts`
+    for run_id, run_rows in by_run.items():
+        if run_rows.cache_key and not run_rows.is_short:
+            columns = [*dtypes[run_id].items()]
+            cached.append([run_rows.cache_key, [*run_rows.skipped], columns, *numbers.get(run_id, ())])
+    file = write_intermediate(rows, folder, {PART_KEY: json.dumps([len(numbers), cached])})
+    for run_id, run_rows in by_run.items():
+        run_rows.frame = None
+        if run_id in numbers:
+            run_rows.parts = [*run_rows.parts, Part(file, len(numbers), dtypes[run_id], *numbers[run_id])]
 
 
 def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str]:
@@ -1302,10 +1301,6 @@ def as_shown(text: str) -> str:
             shown[at : at + len(plain)] = plain
             at += len(plain)
     return storable("".join(shown).rstrip(" "))
-
-
-def has_text(line: str) -> bool:
-    return bool(as_shown(line).strip())
 
 
 def write_intermediate(frame: AnyFrame, folder: Path, metadata: dict[str, str] | None = None) -> Path:
@@ -1358,10 +1353,10 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
     logs = read_side_by_side(files, options, work)
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
-    named = {(log.run_id, log.run.get("project"), log.run["entity"]) for log in logs if log.run.get("entity")}
-    times = Counter((run_id, project) for run_id, project, _ in named)
-    # The entity of each run whose logs name a single one: only some of them may know it.
-    owners = {(run_id, project): entity for run_id, project, entity in named if times[run_id, project] == 1}
+    entities: defaultdict[tuple[str, str | None], set[str]] = defaultdict(set)  # only some of a run's logs may know it
+    for log in logs:
+        if log.run.get("entity"):
+            entities[log.run_id, log.run.get("project")].add(log.run["entity"])
     for log in logs:
         shown = str(log.file.relative_to(top))
         damage = f"log {shown} is damaged at {first_of(log.damage)}; the rest was read" if log.damage else ""
@@ -1369,10 +1364,10 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
         log.failed = [Failure(run_id, "log", error) for error in (log.error, damage) if error]
         if log.records:
             record = log.run or any_record.get(log.run_id, {})
-            owner = record.get("entity") or owners.get((log.run_id, record.get("project")))
-            owner = owner or stand_in(options.selection.entity, NO_ENTITY)
+            named = entities[log.run_id, record.get("project")]
+            other = min(named) if len(named) == 1 else stand_in(options.selection.entity, NO_ENTITY)
             project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
-            by_run.setdefault((owner, project_name, log.run_id), []).append(log)
+            by_run.setdefault((record.get("entity") or other, project_name, log.run_id), []).append(log)
     unread = [log for log in logs if not log.records]
     failed += [failure for log in unread for failure in log.failed]
     torn = [str(log.file.relative_to(top)) for log in unread if log.torn]
@@ -1383,7 +1378,7 @@ def read_offline(folder: Path, options: Options, work: Path, say: Say) -> list[P
         begun = [log for log in of_run if not log.is_refused] or of_run
         passed["log", "of a start that failed"] += len(of_run) - len(begun)
         try:
-            found.append(combined(*names, begun, options, work))
+            found.append(run_of_logs(*names, begun, options, work))
             passed["log", "copied from another"] += len(begun) - len(found[-1].logs)
         except RecursionError:
             failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply"))
@@ -1442,11 +1437,11 @@ def take_runs(project: Project, own: Sequence[Run], options: Options, work: Path
             project.summary_restored.append({"run": run.row["id"], "from": min(sources)})
     project.torn.sort()
     project.pages = [write_page(some, work) for some in chunks(own, PAGE_RUNS)]
-    project.runs = keys_of(project.pages)
+    project.runs = index_of(project.pages)
     if not options.dry_run:
         add_tables_asked(project, options)
     for table in project.tables.values():
-        if table.key is not None:
+        if table.is_wandb_table:
             logged_tables(project, table, {run.row["id"]: run.logs for run in own}, work)
         else:
             table.fetched = {run.row["id"]: run.rows[table.name] for run in own if table.name in run.rows}
@@ -1490,7 +1485,7 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
     """The entity or project of logs that name none: the value of -e or -p if it is a single plain name."""
-    return storable(chosen[0]) if len(chosen) == 1 and not is_glob(chosen[0]) else default
+    return storable(chosen[0]) if len(chosen) == 1 and not has_magic(chosen[0]) else default
 
 
 def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> list[Log]:
@@ -1505,15 +1500,15 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
     size_bytes = sum(file.stat().st_size for file in files if os.access(file, os.R_OK))
     read = partial(read_logs, folder=work, options=options)
     logs: dict[Path, Log] = {}
-    with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
+    with Meter(quiet=options.quiet) as meter:
         meter.add(logs_wanted=len(files))
-        each_by_each: Callable[..., Iterable[list[Log]]] = map
+        map_tasks: Callable[..., Iterable[list[Log]]] = map
         if processes > 1 and size_bytes >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
-            stack.callback(pool.shutdown, cancel_futures=True)
-            each_by_each = pool.map
+            meter.callback(pool.shutdown, cancel_futures=True)
+            map_tasks = pool.map
         try:
-            for batch in each_by_each(read, tasks):
+            for batch in map_tasks(read, tasks):
                 logs |= {log.file: log for log in batch}
                 meter.add(logs=len(batch))
         except BrokenProcessPool as error:
@@ -1575,7 +1570,7 @@ def runs_asked_for(found: Sequence[Run], failed: Sequence[Failure], options: Opt
 # --- offline source: the logs of one run ----------------------------------------------------------------------
 
 
-def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path) -> Run:
+def run_of_logs(entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path) -> Run:
     """One run from its logs: later ones extend or override the earlier. Of copies of a log, the longest is used."""
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
@@ -1591,9 +1586,9 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         merge_config(config, {key: value for key, value in log.config.items() if key not in NOT_CONFIG})
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
     rows = {name: joined_rows(run_id, name, logs, work) for name in sorted({name for log in logs for name in log.rows})}
-    history, console = rows.get("history", History()), rows.get("console", History())
+    history, console = rows.get("history", RunRows()), rows.get("console", RunRows())
     if options.console_lines and console.rows > options.console_lines:
-        console.parts = [rewritten(run_id, console.parts, work, first=console.rows - options.console_lines)]
+        console.parts = [rewrite_parts(run_id, console.parts, work, first=console.rows - options.console_lines)]
     summary: dict[str, Any] = {}  # as after `wandb sync`, but with what only earlier logs have, which W&B forgets
     for log in [log for log in logs if log.summary_from == "log"] or logs:
         summary |= log.summary
@@ -1667,7 +1662,7 @@ def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, A
     return {**columns, "command": texts.get("program"), "gpu_count": gpu_count}
 
 
-def joined_rows(run_id: str, table: str, logs: Sequence[Log], work: Path) -> History:
+def joined_rows(run_id: str, table: str, logs: Sequence[Log], work: Path) -> RunRows:
     """The rows of a run in their order, each step once.
 
     The steps of an offline log that continues another follow the last one there, as `wandb sync` places them: only a
@@ -1685,18 +1680,18 @@ def joined_rows(run_id: str, table: str, logs: Sequence[Log], work: Path) -> His
         is_raised = table != "history" or log.run.get("shared") or continues
         if back_to is not None and table == "history":
             parts = [part for part in parts if part.first <= back_to]
-            parts = [p if p.last <= back_to else rewritten(run_id, [p], work, last=int(back_to)) for p in parts]
+            parts = [p if p.last <= back_to else rewrite_parts(run_id, [p], work, last=int(back_to)) for p in parts]
         for part in log.rows[table].parts:
             start = max((earlier.last + 1 for earlier in parts), default=part.first) if is_raised else part.first
-            parts.append(part if part.first >= start else rewritten(run_id, [part], work, start=start))
-    history = History(parts, {path for log in logs for path in log.rows[table].skipped})
+            parts.append(part if part.first >= start else rewrite_parts(run_id, [part], work, start=start))
+    run_rows = RunRows(parts, {path for log in logs for path in log.rows[table].skipped})
     if any(one.last >= other.first for one, other in itertools.pairwise(parts)):
-        history.parts = [rewritten(run_id, parts, work)]
-        logs[-1].repeated += sum(part.rows for part in parts) - history.rows
-    return history
+        run_rows.parts = [rewrite_parts(run_id, parts, work)]
+        logs[-1].repeated += sum(part.rows for part in parts) - run_rows.rows
+    return run_rows
 
 
-def rewritten(
+def rewrite_parts(
     run_id: str, parts: Sequence[Part], work: Path, *, first: float = -math.inf, last: float = math.inf, start: int = 0
 ) -> Part:
     """A run's rows from `first` to `last` as one part, one row per order; that of the first one is `start` or more."""
@@ -1711,9 +1706,9 @@ def rewritten(
     merged = pl.concat(frames, how="diagonal")
     if any(one.last >= other.first for one, other in itertools.pairwise(parts)):
         merged = merged.group_by("order").agg(pl.all().last(ignore_nulls=True)).sort("order")
-    history = History(frame=merged)
-    write_parts({run_id: history}, work)
-    return history.parts[0]
+    run_rows = RunRows(frame=merged)
+    write_parts({run_id: run_rows}, work)
+    return run_rows.parts[0]
 
 
 def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Log]], work: Path) -> None:
@@ -1733,12 +1728,12 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             why = "its file does not exist" if isinstance(error, FileNotFoundError) else why
             project.failed.append(Failure(run.id, unquote(table.name), why))
             continue
-        history = table.fetched[run.id] = History(frame=rows, mark=run.mark)
-        note_cut(history, run, rows.height, IN_ARTIFACT)
-        if history.problem:
-            why = f"only {rows.height:,} of {run.listed:,} rows are there: {history.problem}"
+        run_rows = table.fetched[run.id] = RunRows(frame=rows, revision=run.revision)
+        note_missing_rows(run_rows, run, rows.height, IN_ARTIFACT)
+        if run_rows.problem:
+            why = f"only {rows.height:,} of {run.listed:,} rows are there: {run_rows.problem}"
             project.failed.append(Failure(run.id, unquote(table.name), why))
-        write_parts({run.id: history}, work)
+        write_parts({run.id: run_rows}, work)
 
 
 def staged_file(logs: Sequence[Log], address: str) -> bytes | None:
@@ -1821,8 +1816,8 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, if the server 
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
 ANSWER_BYTES = 100_000_000  # of an answer at most, uncompressed; the largest pages of runs have 15 MB
 MOST_PAGES = 500  # of 200 projects: a longer list is taken for endless
-LIMIT_S = 1e6  # for any question: a socket takes no more than 2**31 ms
-SIGN_IN_LIMIT_S = 6  # for the first question: an unreachable server is reported within 10 s
+LIMIT_S = 1e6  # for any query: a socket takes no more than 2**31 ms
+SIGN_IN_LIMIT_S = 6  # for the first query: an unreachable server is reported within 10 s
 
 
 class RequestError(Exception):
@@ -1843,7 +1838,7 @@ class Client:
         self.base_url, self.timeout_s, self.retries, self.say = url, min(options.timeout, LIMIT_S), options.retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
         self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
-        self.questions = threading.BoundedSemaphore(threads)  # at once
+        self.queries = threading.BoundedSemaphore(threads)  # at once
         self.session = requests.Session()
         self.session.trust_env = False  # else it sends the password that netrc has for a host
         self.proxies_of = cache(requests.utils.get_environ_proxies)  # takes a tenth of a small download's time
@@ -1858,29 +1853,29 @@ class Client:
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=threads))
 
-    def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
-        """The `data` of the answer to a GraphQL question. RequestError if all attempts fail."""
-        with self.questions:
-            return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
+    def ask(self, query: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
+        """The `data` of the answer to a GraphQL query. RequestError if all attempts fail."""
+        with self.queries:
+            return self.retry(lambda timeout_s: self.ask_once(query, variables, timeout_s), limit_s=limit_s)
 
-    def ask_for_less(self, question: str, variables: Callable[[int], Mapping[str, Any]], size: int) -> tuple[Any, int]:
+    def ask_for_less(self, query: str, variables: Callable[[int], Mapping[str, Any]], size: int) -> tuple[Any, int]:
         """As `ask`, and the size of what was asked for: a quarter of the one before after each failure."""
 
         def attempt(timeout_s: float) -> Any:
             nonlocal size
             try:
-                return self.ask_once(question, variables(size), timeout_s)
+                return self.ask_once(query, variables(size), timeout_s)
             except RequestError as error:
                 size = max(size // 4, 1)
                 error.retries = 100 if error.retries else 0  # a smaller answer may succeed
                 raise
 
-        with self.questions:
+        with self.queries:
             return self.retry(attempt), size
 
-    def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
+    def ask_once(self, query: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
         """The same in one attempt. An error that the server states is worth one repeat."""
-        content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
+        content, url = {"query": query, "variables": variables}, f"{self.base_url}/graphql"
         body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
             answer = parsed(body)[1]
@@ -1890,11 +1885,11 @@ class Client:
             raise RequestError(stated_error(body) or "the answer has no data", status=200, retries=1)
         return answer["data"]
 
-    def retry(self, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
+    def retry(self, attempt: Callable[[float], Outcome], *, limit_s: float = math.inf) -> Outcome:
         """What `attempt(timeout_s)` returns; it is repeated after a RequestError, as long as a repeat may help.
-        After a failure only this thread waits; if the server is busy, all do. `limit_s` does not include the waits.
+        Before it this thread waits (exponential backoff), or all do if the server is busy; `limit_s` excludes waits.
         """
-        number = 0
+        attempts = 0
         while self.failures < self.most_failures:
             while (wait_s := self.resume_at - time.monotonic()) > 0:
                 time.sleep(min(wait_s, 1.0))  # a Ctrl-C just before a sleep takes effect only after it
@@ -1902,13 +1897,14 @@ class Client:
             try:
                 return attempt(min(self.timeout_s, limit_s))
             except RequestError as error:
-                number, limit_s = number + 1, limit_s - (time.monotonic() - started)
-                error.attempts = max(error.attempts, number)
-                if number > min(error.retries, self.retries) or limit_s < FIRST_WAIT_S:
+                attempts += 1
+                limit_s -= time.monotonic() - started
+                error.attempts = max(error.attempts, attempts)
+                if attempts > min(error.retries, self.retries) or limit_s < FIRST_WAIT_S:
                     self.failures = self.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
                     error.retries = 0  # a caller that has its own attempts must not start over
                     raise
-                wait_s = max(error.pause_s, min(FIRST_WAIT_S * 4.0 ** (number - 1), LONGEST_WAIT_S))
+                wait_s = max(error.pause_s, min(FIRST_WAIT_S * 4.0 ** (attempts - 1), LONGEST_WAIT_S))
                 if not error.pause_s:
                     time.sleep(wait_s)
                 elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # reported once, not by each thread
@@ -1977,10 +1973,10 @@ def reading_answer() -> Iterator[None]:
 
 def sign_in(client: Client) -> tuple[str, list[str]]:
     """The key's own entity, empty if it has none, and all entities that it can see. ScriptError without access."""
-    question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
+    query = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
     try:
         with reading_answer():
-            viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
+            viewer = client.ask(query, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
             own = str(viewer.get("entity") or viewer.get("username") or "")
             teams = [str(each["node"]["name"]) for each in (viewer.get("teams") or {}).get("edges", ()) if each["node"]]
     except RequestError as error:
@@ -1995,7 +1991,7 @@ def sign_in(client: Client) -> tuple[str, list[str]]:
 
 # --- the server: which projects are selected ------------------------------------------------------------------
 
-# A question about one project: its name, its further variables, and what is asked of the project.
+# A query about one project: its name, its further variables, and what is asked of the project.
 IN_PROJECT = """query %s($entity: String!, $project: String!%s) {
     project(name: $project, entityName: $entity) { %s } }"""
 NO_ENTITIES = ("home", "links", "login", "settings", "authorize", "profile", "signup", "site", "registry", "orgs")
@@ -2007,7 +2003,7 @@ class Server:
     def __init__(self, base_url: str, key: str, options: Options, meter: Meter, say: Say) -> None:
         self.options, self.meter = options, meter
         self.workers = min(options.workers or WORKERS, 1_000)  # memory for each connection is reserved at the start
-        self.downloads = DOWNLOADS_A_WORKER * self.workers
+        self.downloads = DOWNLOADS_PER_WORKER * self.workers
         self.api = Client(base_url, key, options, self.workers, say)
         self.storage = Client("", None, options, self.downloads, say)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: more need only memory
@@ -2094,7 +2090,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
 
 def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], list[str], list[Failure]]:
     """The projects of places with the same project or glob; all names of the entity's projects, if listed; failures."""
-    question = """query Projects($entity: String, $after: String) {
+    query = """query Projects($entity: String, $after: String) {
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
     place = places[0]
@@ -2104,12 +2100,12 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
     variables = {"entity": place.entity, "after": None}
     try:
         with reading_answer():
-            if not is_glob(project.name) and plan(server, project):
+            if not has_magic(project.name) and plan(server, project):
                 return [project], [], []
             # Only now all are listed: a team may have thousands.
             failing, what = place.entity, "its projects cannot be listed: "
             for _ in range(MOST_PAGES):
-                models = server.api.ask(question, variables)["models"] or {"edges": ()}
+                models = server.api.ask(query, variables)["models"] or {"edges": ()}
                 names += [str(edge["node"]["name"]) for edge in models["edges"]]
                 if not (models["edges"] and models["pageInfo"]["hasNextPage"]):
                     break
@@ -2122,7 +2118,7 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
     return [Project(place.entity, name, project.filters, [*places]) for name in chosen], names, []
 
 
-def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
+def side_by_side(work: Callable[[Item], Outcome], subjects: Sequence[Item], at_once: int) -> list[Outcome]:
     """The results for all subjects, in their order. After Ctrl-C the threads are not waited for."""
     threads = ThreadPoolExecutor(max(1, min(at_once, len(subjects))))
     try:
@@ -2131,11 +2127,7 @@ def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], 
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def is_glob(name: str) -> bool:
-    return re.search(r"[*?\[]", name) is not None
-
-
-def chunks(items: Sequence[Subject], size: int) -> list[Sequence[Subject]]:
+def chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
@@ -2177,7 +2169,7 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     try:
-        for names in chunks(sweeps, RUNS_A_QUESTION):
+        for names in chunks(sweeps, RUNS_PER_QUERY):
             answer = ask_for_each(server, project, "Sweeps", "sweep(sweepName", dict.fromkeys(names, "config"))
             for sweep in filter(None, answer.values()):
                 with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
@@ -2212,10 +2204,38 @@ def split(window: Window, first: datetime | None, runs: int) -> list[Window]:
     return [Window(*ends, window.last) for ends in itertools.pairwise([window.start, *bounds, window.end])]
 
 
-def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901 - in one sequence
+def list_runs(server: Server, project: Project, work: Path) -> None:
     """Fill in the selected runs, each once. If there are fewer than the server counts, they are listed again."""
+    server.meter.add(runs_wanted=project.selected)
+    for attempt in range(1, LISTINGS + 1):
+        failed, inactive = list_once(server, project, work)
+        listed = len({*inactive, *project.runs["id"], *project.lost})
+        if any(failure.what == "runs" for failure in failed):
+            break
+        if listed < project.selected:
+            plan(server, project)  # counts again: runs may have been deleted while they were listed
+        if listed >= project.selected and not project.is_changing:
+            break
+        if attempt == LISTINGS and listed < project.selected:
+            error = f"the server counts {counted(project.selected, 'run')}, but lists {listed:,}"
+            failed.append(Failure(project.path, "runs", error, LISTINGS))
+    for place in () if server.options.selection.flags else project.places:
+        if place.key and place.value not in {*project.lost, *project.runs["id" if place.key == "run" else place.key]}:
+            why = "there is no such run" if place.key == "run" else f"there is no run of this {place.key}"
+            failed.append(Failure(place.value, "place", why))
+    project.failed += dict.fromkeys([*failed, *project.lost.values()])  # two pages may share a run
+    project.selected = max(project.selected, listed) - len(inactive)
+    project.filtered += len(inactive)
+    if not (project.filters or server.options.selection.active_since or any(each.what == "runs" for each in failed)):
+        project.all_ids = {*project.runs["id"], *project.lost}
+
+
+def list_once(server: Server, project: Project, work: Path) -> tuple[list[Failure], set[str]]:
+    """Fill in the pages of all windows; returns failures, and the ids of runs that --active-since leaves out."""
     active_since = server.options.selection.active_since
     url = f"{page_url(server.api.base_url)}/{quote(project.entity, safe='')}/{quote(project.name, safe='')}/runs"
+    failed, inactive, sizes = list[Failure](), set[str](), list[int]()  # sizes of pages, which may share runs
+    project.pages, project.lost, project.is_changing = [], {}, False
 
     def fetch(window: Window) -> list[Window]:
         try:
@@ -2224,7 +2244,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
             failed.append(Failure.of(error, project.path, "runs"))
             return []
         server.meter.add(runs=len(nodes))
-        listed.append(len(nodes))
+        sizes.append(len(nodes))
         if active_since is not None:
             inactive.update(node["name"] for node in nodes if (time_of(node["heartbeatAt"]) or EPOCH) < active_since)
         nodes = [node for node in nodes if node["name"] not in inactive and node["name"] not in project.lost]
@@ -2232,42 +2252,18 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
             project.pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
         return rest
 
-    server.meter.add(runs_wanted=project.selected)
-    for tries in range(1, LISTINGS + 1):
-        failed: list[Failure] = []
-        inactive: set[str] = set()  # ids of runs that --active-since leaves out
-        project.pages, project.lost, project.is_changing = [], {}, False
-        listed: list[int] = []  # runs per page; two pages may share runs
-        windows = project.windows
-        while windows:
-            if sum(listed) > 3 * project.selected + 100:
-                raise RequestError("the server repeats its list of runs without end; try again later")
-            windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
-        project.runs = keys_of(project.pages)
-        known = inactive.union(project.runs["id"])
-        project.lost = {run_id: failure for run_id, failure in project.lost.items() if run_id not in known}
-        got = len(known) + len(project.lost)
-        if not known and (failures := [*project.lost.values(), *failed]):
-            where = "" if failures[0] in failed else f"run {failures[0].run}: "
-            raise RequestError(where + failures[0].error)
-        if any(failure.what == "runs" for failure in failed):
-            break
-        if got < project.selected:
-            plan(server, project)  # counts again: runs may have been deleted while they were listed
-        if got >= project.selected and not project.is_changing:
-            break
-        if tries == LISTINGS and got < project.selected:
-            error = f"the server counts {counted(project.selected, 'run')}, but lists {got:,}"
-            failed.append(Failure(project.path, "runs", error, LISTINGS))
-    for place in () if server.options.selection.flags else project.places:
-        if place.key and place.value not in {*project.lost, *project.runs["id" if place.key == "run" else place.key]}:
-            why = "there is no such run" if place.key == "run" else f"there is no run of this {place.key}"
-            failed.append(Failure(place.value, "place", why))
-    project.failed += dict.fromkeys([*failed, *project.lost.values()])  # two pages may share a run
-    project.selected = max(project.selected, got) - len(inactive)
-    project.filtered += len(inactive)
-    if not (project.filters or active_since or any(failure.what == "runs" for failure in failed)):
-        project.all_ids = {*project.runs["id"], *project.lost}
+    windows = project.windows
+    while windows:
+        if sum(sizes) > 3 * project.selected + 100:
+            raise RequestError("the server repeats its list of runs without end; try again later")
+        windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
+    project.runs = index_of(project.pages)
+    known = inactive.union(project.runs["id"])
+    project.lost = {run_id: failure for run_id, failure in project.lost.items() if run_id not in known}
+    if not known and (failures := [*project.lost.values(), *failed]):
+        where = "" if failures[0] in failed else f"run {failures[0].run}: "
+        raise RequestError(where + failures[0].error)
+    return failed, inactive
 
 
 def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[Mapping[str, Any]], list[Window]]:
@@ -2276,17 +2272,17 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     for operator, time_ in (("$gte", window.start), ("$lt", window.end)):
         filters += [{"createdAt": {operator: iso(time_)}}] if time_ else []
     variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {}), "after": window.cursor}
-    question = RUNS % ("" if server.options.dry_run else "config summaryMetrics")
+    query = RUNS % ("" if server.options.dry_run else "config summaryMetrics")
     one = {**variables, "first": 1}
     try:
-        answer, size = server.api.ask_for_less(question, lambda size: {**variables, "first": size}, project.page_runs)
+        answer, size = server.api.ask_for_less(query, lambda size: {**variables, "first": size}, project.page_runs)
     except RequestError as error:  # maybe because of a single run: it is left out, and the others are asked for
-        most = MOST_LOST if any(page.keys.height for page in project.pages) else 2  # if none came yet, all may fail
+        most = MOST_LOST if any(page.index.height for page in project.pages) else 2  # if none came yet, all may fail
         if len(project.lost) >= most or error.pause_s or (error.status < 500 and error.status != 200):
             raise
         answer, size = server.api.ask(RUNS % "", one), 1
         try:
-            answer = server.api.ask(question, one)
+            answer = server.api.ask(query, one)
         except RequestError as again:
             why = f"its config or summary cannot be fetched: {again}"
             ids = [edge["node"]["name"] for edge in answer["project"]["runs"]["edges"] if edge["node"]]
@@ -2304,7 +2300,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     if first is None or last is None or first == last:
         # A cursor is an offset, and wrong once a run is deleted: used only for runs with the same creation time.
         return nodes, [window._replace(cursor=info["endCursor"], runs=runs)]
-    # Runs created at `last` are listed twice; keys_of() drops one.
+    # Runs created at `last` are listed twice; index_of() drops one.
     return nodes, split(window._replace(start=last, cursor=None), last, runs - len(nodes))
 
 
@@ -2421,9 +2417,9 @@ def time_of(text: str | None) -> datetime | None:
 
 # --- tables of rows: which are exported ----------------------------------------------------------------------
 
-CONSOLE_PAGE = 10_000  # lines of output per question, over all its runs: a server returns no more
-LATER_PAGE = 5_000  # lines per question about one run with long output
-# Of questions for lines: else W&B ignores `first`, and takes `after` for an offset from the end.
+CONSOLE_PAGE = 10_000  # lines of output per query, over all its runs: a server returns no more
+LATER_PAGE = 5_000  # lines per query about one run with long output
+# Of queries for lines: else W&B ignores `first`, and takes `after` for an offset from the end.
 FORWARD = ", useImprovedPagination: true"
 
 
@@ -2435,7 +2431,7 @@ def new_table(name: str, key: str = "") -> Table:
     if name == "console":
         return Table(name, "line", {"time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String})
     if name.startswith("table_"):
-        return Table(name, "row", {}, key=key)
+        return Table(name, "row", {}, is_wandb_table=True, key=key)
     return Table(name, "_step", clocks, is_history=True)
 
 
@@ -2443,7 +2439,7 @@ def add_tables_asked(project: Project, options: Options) -> None:
     """Add the tables that the options ask for to those of the earlier export."""
     flags = {"history": options.include_history, "history_sampled": options.history_samples is not None}
     flags |= {"system": options.system_metrics, "console": options.console}
-    asked: dict[str, str | None] = {name: None for name, is_asked in flags.items() if is_asked}
+    asked = {name: "" for name, is_asked in flags.items() if is_asked}  # W&B Tables have a key, too
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
@@ -2453,9 +2449,9 @@ def add_tables_asked(project: Project, options: Options) -> None:
         for key in sorted({key for of_run in files.values() for key, file in of_run.items() if file.path} - {*names}):
             names[key] = logged_table_name(project, key, names.values(), options.output)
         asked |= {name: key for key, name in names.items()}
-    for name in asked:
+    for name, key in asked.items():
         table = project.tables.setdefault(name, new_table(name))
-        table.is_asked, table.key = True, asked[name]
+        table.is_asked, table.key = True, key
         table.made_of = options.history_keys if table.is_history else ()
         if name == "history_sampled":
             table.made_of += (f"{options.history_samples} samples",)
@@ -2474,20 +2470,20 @@ def logged_table_name(project: Project, key: str, taken: Collection[str], output
     return name[: max(longest - len(suffix), len("table_"))] + suffix if is_taken or len(name) > longest else name
 
 
-def changed_runs(project: Project, table: Table) -> list[Wanted]:
+def changed_runs(project: Project, table: Table) -> list[RowsRequest]:
     """The runs whose rows differ from the earlier export."""
     earlier = table.earlier
-    known = earlier.marks if earlier.made_of == table.made_of else {}
+    known = earlier.revisions if earlier.made_of == table.made_of else {}
     tables = [item for page in project.pages for item in page.tables.items()]
-    files = {run_id: of_run[table.key] for run_id, of_run in tables if table.key is not None and table.key in of_run}
+    files = {run_id: of_run[table.key] for run_id, of_run in tables if table.is_wandb_table and table.key in of_run}
     changed = []
     about_runs = project.runs.select("id", "history_rows", "last_step", "heartbeat_at")
     for run_id, rows, last_step, active_at in about_runs.sort("id").iter_rows():
         file = files.get(run_id, TableFile(rows=rows))
-        whole = (file.path, *file.increments[-1:]) if table.key is not None else (str(rows), iso(active_at) or "")
-        mark = (*whole, *table.extent)
-        if known.get(run_id) not in (whole, mark) and (file.path or table.key is None or run_id in known):
-            changed.append(Wanted(run_id, file.rows, last_step, mark, file))
+        whole = (file.path, *file.increments[-1:]) if table.is_wandb_table else (str(rows), iso(active_at) or "")
+        revision = (*whole, *table.extent)
+        if known.get(run_id) not in (whole, revision) and (file.path or not table.is_wandb_table or run_id in known):
+            changed.append(RowsRequest(run_id, file.rows, last_step, revision, file))
     return changed
 
 
@@ -2522,18 +2518,19 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
     missing = []
     for run in changed_runs(project, table):
         is_empty = (table.name, run.listed, run.last_step) == ("history", 0, None)
-        if is_empty or (table.key is not None and not run.file.path):
-            table.fetched[run.id] = History(mark=run.mark)
-        elif known := stored.get(run.key(table)):
-            table.fetched[run.id] = replace(known, mark=run.mark)
+        if is_empty or (table.is_wandb_table and not run.file.path):
+            table.fetched[run.id] = RunRows(revision=run.revision)
+        elif known := stored.get(run.cache_key(table)):
+            table.fetched[run.id] = replace(known, revision=run.revision)
         else:
             missing.append(run)
     server.meter.add(histories_wanted=len(missing))
-    at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
-    size = min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once))
+    at_once = server.downloads if table.name == "history" or table.is_wandb_table else 2 * server.workers
+    size = min(RUNS_PER_QUERY, math.ceil(len(missing) / at_once))
     if table.name == "console" and server.options.console_lines:
         size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
-    batches: list[list[Wanted]] = []  # of neighbouring runs: part files hold ranges of run ids, as the table's file
+    # Of neighbouring runs, so that part files hold ranges of run ids, as the table's file does.
+    batches: list[list[RowsRequest]] = []
     for run in missing:
         if not batches or len(batches[-1]) == size or sum(each.listed or 0 for each in batches[-1]) >= BATCH_ROWS:
             batches.append([])
@@ -2541,59 +2538,61 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
     side_by_side(partial(fetch_batch, source), batches, at_once)
 
 
-def stored_parts(folder: Path) -> dict[str, History]:
+def stored_parts(folder: Path) -> dict[str, RunRows]:
     """The whole histories in the part files of an interrupted export, by their keys."""
-    found: dict[str, History] = {}
+    found: dict[str, RunRows] = {}
     for file in folder.iterdir():
         try:
             runs, noted = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
             for key, skipped, dtypes, *numbers in noted:  # numbers of rows, unless there are none
                 own = {tuple(path): dtype for path, dtype in dtypes}
                 parts = [Part(file, runs, own, *numbers)] if numbers else []
-                found[key] = History(parts, {tuple(path) for path in skipped})
+                found[key] = RunRows(parts, {tuple(path) for path in skipped})
         except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
             file.unlink()  # damaged, or of another version of this script: its runs are fetched again
     return found
 
 
-def fetch_batch(source: RowSource, batch: Sequence[Wanted]) -> None:
-    """Fetch the rows of some runs, with one question for all."""
+def fetch_batch(source: RowSource, batch: Sequence[RowsRequest]) -> None:
+    """Fetch the rows of some runs, with one query for all."""
     answers: dict[str, Any] = {}
-    with suppress(RequestError):  # one run may cause the error: then there is a question for each
+    with suppress(RequestError):  # one run may cause the error: then there is a query for each
         answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
-    found, written_at = dict[str, History](), time.monotonic()
+    found, written_at = dict[str, RunRows](), time.monotonic()
     for run in batch:
-        if history := fetch_run(source, run, answers.get(run.id)):
-            found[run.id] = history
+        if run_rows := fetch_run(source, run, answers.get(run.id)):
+            found[run.id] = run_rows
         if run is batch[-1] or time.monotonic() > written_at + UNWRITTEN_S:
             if shared := {run_id: each for run_id, each in found.items() if each.frame is not None}:
                 with source.server.conversions:
                     write_parts(shared, source.folder)
             written_at = time.monotonic()
     source.table.fetched |= found
-    source.server.meter.add(histories=len(batch), rows=sum(history.rows for history in found.values()))
+    source.server.meter.add(histories=len(batch), rows=sum(run_rows.rows for run_rows in found.values()))
 
 
-def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
+def fetch_run(source: RowSource, run: RowsRequest, answer: Any) -> RunRows | None:
     """The rows of a run; None if there are none. What cannot be fetched is a failure of the project."""
-    tries = damaged = 0
-    best: History | None = None
+    attempts = damaged = 0  # a RequestError with `retries=attempts` allows one more
+    best: RunRows | None = None  # of all attempts, the one with the most rows
 
     def attempt(_timeout_s: float) -> None:
-        nonlocal answer, best, tries, damaged
-        tries += 1
-        given, answer = answer or ask_for_runs(source, [run])[run.id], None  # a retry asks again: signed URLs expire
+        nonlocal answer, best, attempts, damaged
+        attempts += 1
+        given = answer or ask_for_runs(source, [run])[run.id]
+        answer = None  # the next attempt asks again: signed URLs expire
         if given is None:
             raise RequestError("the run no longer exists on the server", retries=0)
         try:
-            history = read_answer(source, run, given)
+            run_rows = read_answer(source, run, given)
         except DAMAGED as error:
             damaged += 1
             why = "the download is incomplete or damaged; export again"
-            raise RequestError(why, retries=tries if damaged == 1 else 0) from error
-        is_first, best = best is None, max(history, best or history, key=lambda each: each.found)
+            raise RequestError(why, retries=attempts if damaged == 1 else 0) from error
+        is_first = best is None
+        best = max(run_rows, best or run_rows, key=lambda each: each.found)
         if best.is_short:  # the server may just have moved live rows into an export
-            raise RequestError(best.problem, retries=tries if is_first and not best.problem else 0)
+            raise RequestError(best.problem, retries=attempts if is_first and not best.problem else 0)
 
     try:
         source.server.storage.retry(attempt)
@@ -2607,26 +2606,23 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
     return best
 
 
-def read_answer(source: RowSource, run: Wanted, answer: Any) -> History:
+def read_answer(source: RowSource, run: RowsRequest, answer: Any) -> RunRows:
     """A run's rows by the server's answer, and what it refers to: as a frame, or if they are many, in a part."""
     table = source.table
     read: Callable[..., AnyFrame] = {"history": full_history, "console": console_rows}.get(table.name, sampled_rows)
-    read = logged_rows if table.key is not None else read
-    history, files = History(mark=run.mark, key=run.key(table)), list[Path]()
-    try:
-        rows = history.frame = read(source, run, answer, history, files)
+    read = logged_rows if table.is_wandb_table else read
+    run_rows = RunRows(revision=run.revision, cache_key=run.cache_key(table))
+    with ExitStack() as at_end:  # it deletes the downloads, which may have many GB
+        rows = run_rows.frame = read(source, run, answer, run_rows, at_end)
         if isinstance(rows, pl.LazyFrame) or rows.height * rows.width > SHARED_CELLS:
             with source.server.conversions:
-                write_parts({run.id: history}, source.folder)
-        return history
-    finally:
-        for file in files:  # they may have many GB
-            file.unlink(missing_ok=True)
+                write_parts({run.id: run_rows}, source.folder)
+    return run_rows
 
 
-def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> dict[str, Any]:
-    """The answers to one question, by run id; None for a run that does not exist."""
-    asked = {run.id: more or question_of(source, run, len(runs)) for run in runs}
+def ask_for_runs(source: RowSource, runs: Sequence[RowsRequest], more: str = "") -> dict[str, Any]:
+    """The answers to one query, by run id; None for a run that does not exist."""
+    asked = {run.id: more or row_fields(source, run, len(runs)) for run in runs}
     try:
         return ask_for_each(source.server, source.project, "Rows", "run(name", asked)
     except RequestError as error:
@@ -2638,7 +2634,7 @@ def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> d
 
 
 def ask_for_each(server: Server, project: Project, name: str, kind: str, asked: Mapping[str, str]) -> dict[str, Any]:
-    """The answers to one question about several runs or sweeps, by id, as the fields that are asked for each."""
+    """The answers to one query about several runs or sweeps, by id, as the fields that are asked for each."""
     ids = {f"r{number}": each for number, each in enumerate(asked)}
     head = "".join(f", ${alias}: String!" for alias in ids)
     body = " ".join(f"{alias}: {kind}: ${alias}) {{ {asked[each]} }}" for alias, each in ids.items())
@@ -2646,8 +2642,8 @@ def ask_for_each(server: Server, project: Project, name: str, kind: str, asked: 
     return {each: answer.get(alias) for alias, each in ids.items()}
 
 
-def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None = None) -> str:
-    """The GraphQL fields of a run that hold its rows, for a question about this number of runs.
+def row_fields(source: RowSource, run: RowsRequest, runs: int = 1, after: str | None = None) -> str:
+    """The GraphQL fields of a run that hold its rows, for a query about this number of runs.
 
     `after` is the cursor of a page of output, empty for the first page; None: only the last lines if these suffice.
     """
@@ -2658,7 +2654,7 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
         return f"rows: history(samples: {options.history_samples})"
     if table.name == "system":
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
-    if table.key is not None:
+    if table.is_wandb_table:
         return f"files(names: [{json.dumps(run.file.path, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
     where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}{source.server.forward}"
     if after:
@@ -2669,13 +2665,14 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
     return f"logLineCount logLines({where}) {{ {lines} }}"
 
 
-def download(source: RowSource, url: str, files: list[Path]) -> Path:
-    """A new one of the files, with what a signed URL leads to. RequestError, without the URL, if it is not whole."""
+def download(source: RowSource, url: str, at_end: ExitStack) -> Path:
+    """A file with what a signed URL leads to, deleted `at_end`. RequestError, without the URL, if it is not whole."""
     storage, end = source.server.storage, b""
-    last, limit = (b"PAR1", EXPORT_BYTES) if source.table.key is None else (b"}", TABLE_BYTES)  # of a whole file
-    files.append(source.work / uuid.uuid4().hex)
+    last, limit = (b"}", TABLE_BYTES) if source.table.is_wandb_table else (b"PAR1", EXPORT_BYTES)  # of a whole file
+    file = source.work / uuid.uuid4().hex
+    at_end.callback(file.unlink, missing_ok=True)
     try:
-        with files[-1].open("wb") as opened:
+        with file.open("wb") as opened:
             for piece in storage.pieces("GET", url, storage.timeout_s, limit):
                 opened.write(piece)
                 end = (end + piece)[-10:]
@@ -2684,28 +2681,28 @@ def download(source: RowSource, url: str, files: list[Path]) -> Path:
         raise
     if not end.rstrip().endswith(last):
         raise RequestError("the download is incomplete")
-    return files[-1]
+    return file
 
 
-def full_history(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
+def full_history(source: RowSource, run: RowsRequest, answer: Any, run_rows: RunRows, at_end: ExitStack) -> AnyFrame:
     """Read W&B's parquet exports, then the rows that are in no export yet."""
     urls = (answer["parquetHistory"] or {}).get("parquetUrls") or ()
-    rows = [pl.scan_parquet(download(source, url, files), glob=False) for url in urls]
-    live, history.problem = live_rows(source, run, answer, are_all=not rows)
+    rows = [pl.scan_parquet(download(source, url, at_end), glob=False) for url in urls]
+    live, run_rows.problem = live_rows(source, run, answer, are_all=not rows)
     keys = source.server.options.history_keys
     nested = next((page.nested[run.id] for page in source.project.pages if run.id in page.nested), frozenset())
-    history.counted = answer["historyLineCount"] or 0
+    run_rows.counted = answer["historyLineCount"] or 0
     # A small file can expand to more than fits into memory.
-    most_rows = MOST_LIVE_ROWS if answer["historyLineCount"] is None else 2 * history.counted + SPARE_ROWS
+    most_rows = MOST_LIVE_ROWS if answer["historyLineCount"] is None else 2 * run_rows.counted + SPARE_ROWS
     heights = [frame.select(pl.len()).collect().item() for frame in rows]
     if (highest := max(heights, default=0)) > most_rows:
         raise RequestError(f"an export has {highest:,} rows, far more than the server counts", retries=1)
     filled = [frame for frame, height in zip(rows, heights, strict=True) if height]  # an empty one may lack columns
-    exports = [export_rows(frame, nested, keys, history.skipped) for frame in filled]
+    exports = [export_rows(frame, nested, keys, run_rows.skipped) for frame in filled]
     if len(exports) > 1:  # if they overlap, the one with the newest row counts
         exports.sort(key=lambda each: each.select(pl.max("_timestamp"), pl.min("order")).collect().fill_null(0).row(0))
-    last = rows_of_json(map(as_row, live), keys, history.skipped)
-    history.found = sum(heights) + last.height
+    last = rows_of_json(map(as_row, live), keys, run_rows.skipped)
+    run_rows.found = sum(heights) + last.height
     if not exports:
         return last
     exported: AnyFrame = pl.concat(exports, how="diagonal_relaxed")
@@ -2715,37 +2712,38 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
     if not live:
         return exported
     again = exported.lazy().filter(pl.col("order").is_in(last["order"].implode())).select(pl.col("order").n_unique())
-    history.found -= again.collect().item()
+    run_rows.found -= again.collect().item()
     return pl.concat([exported.lazy(), last.lazy()], how="diagonal_relaxed")
 
 
-def sampled_rows(source: RowSource, _run: Wanted, answer: Any, history: History, _files: list[Path]) -> AnyFrame:
+def sampled_rows(source: RowSource, _run: RowsRequest, answer: Any, run_rows: RunRows, _: ExitStack) -> AnyFrame:
     rows = list(map(as_row, answer["rows"] or ()))
     if source.table.name == "history_sampled":
-        return rows_of_json(rows, source.server.options.history_keys, history.skipped)
+        return rows_of_json(rows, source.server.options.history_keys, run_rows.skipped)
     # Some SDKs sent nested dicts, others the same with dots. The rows have no steps: they are numbered by time.
     rows = [{".".join(path): value for path, value in flatten(row)} for row in rows]
     frame = rows_of_json(rows, (), set()).sort("_timestamp", maintain_order=True)
     return frame.with_columns(order=pl.int_range(pl.len()))
 
 
-def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
+def console_rows(source: RowSource, run: RowsRequest, answer: Any, run_rows: RunRows, at_end: ExitStack) -> AnyFrame:
     """Read the lines of a run's output. Each page but the last is stored in a file: there may be millions of lines."""
     limit = source.server.options.console_lines or 0  # 0: all
-    is_tail, lines, page = 0 < limit <= CONSOLE_PAGE, answer["logLineCount"] or 0, answer["logLines"]
-    history.counted = min(lines, limit or lines)
+    lines, page = answer["logLineCount"] or 0, answer["logLines"]
+    is_tail = 0 < limit <= CONSOLE_PAGE  # the answer has only the last lines
+    run_rows.counted = min(lines, limit or lines)
 
     def page_after(cursor: str) -> Any:
-        return (ask_for_runs(source, [run], question_of(source, run, after=cursor))[run.id] or {}).get("logLines")
+        return (ask_for_runs(source, [run], row_fields(source, run, after=cursor))[run.id] or {}).get("logLines")
 
     if page is None and not lines:  # a run without output
         page = {"edges": (), "pageInfo": {"hasNextPage": False}}
     elif is_tail and page and page["edges"]:
         is_late = bool(page["edges"][0]["node"]["number"])
-        if len(page["edges"]) < (history.counted or limit * is_late):  # the server returned fewer
+        if len(page["edges"]) < (run_rows.counted or limit * is_late):  # the server returned fewer
             is_tail, page = False, page_after("")
     frames: list[AnyFrame] = []
-    after: str | None = ""
+    after: str | None = ""  # the cursor of the next page; None: there is none
     count = start = reached = 0  # lines so far, and the numbers of the first and the next one
     while after is not None:
         if page is None:
@@ -2754,8 +2752,8 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
         numbers = [reached + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)]
         # W&B may end a page early, and call it the last one.
         has_more = info["hasNextPage"] or (nodes and numbers[-1] + 1 < lines)
-        asked, after = after, (info["endCursor"] or None) if has_more and not is_tail else None
-        if (nodes and numbers[0] < reached) or (after is not None and (after == asked or not nodes)):
+        before, after = after, (info["endCursor"] or None) if has_more and not is_tail else None
+        if (nodes and numbers[0] < reached) or (after is not None and (after == before or not nodes)):
             why = f"the server repeats lines of its output without end; use --console-lines {CONSOLE_PAGE}"
             raise RequestError(f"{why}, or try again later", retries=0)
         columns = {
@@ -2771,15 +2769,16 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
         start = numbers[0] if nodes and not count else start
         count, reached = count + len(nodes), numbers[-1] + 1 if nodes else reached
         if after is not None:
-            files.append(write_intermediate(frames[-1], source.work))
-            frames[-1] = pl.scan_parquet(files[-1], glob=False)
+            file = write_intermediate(frames[-1], source.work)
+            at_end.callback(file.unlink, missing_ok=True)
+            frames[-1] = pl.scan_parquet(file, glob=False)
             page = page_after(after)
-    history.found = min(reached - start, limit or reached)  # where W&B lacks lines in between, none can be fetched
+    run_rows.found = min(reached - start, limit or reached)  # where W&B lacks lines in between, none can be fetched
     rows = pl.concat([frame.lazy() for frame in frames]) if len(frames) > 1 else frames[0]
     return rows.tail(limit) if 0 < limit < count else rows
 
 
-def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
+def logged_rows(source: RowSource, run: RowsRequest, answer: Any, run_rows: RunRows, at_end: ExitStack) -> AnyFrame:
     """Read the file of a W&B Table, and what it lacks from artifacts."""
     if answer["files"] is None:
         raise RequestError("the answer has no files", retries=1)
@@ -2788,9 +2787,9 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
         raise RequestError("its file does not exist", retries=0)
 
     def in_artifact(address: str) -> Path:
-        return source.server.storage.retry(lambda _: download(source, artifact_url(source.server, address), files))
+        return source.server.storage.retry(lambda _: download(source, artifact_url(source.server, address), at_end))
 
-    file = download(source, url, files)
+    file = download(source, url, at_end)
     try:
         before = [in_artifact(address) for address in run.file.increments]
     except RequestError as error:
@@ -2807,7 +2806,7 @@ def logged_rows(source: RowSource, run: Wanted, answer: Any, history: History, f
             rows = table_rows(file.read_bytes(), *in_memory)
     except ValueError as error:
         raise RequestError(f"its file {run.file.path} cannot be read: {error}", retries=1) from error
-    note_cut(history, run, rows.height, why)
+    note_missing_rows(run_rows, run, rows.height, why)
     return rows
 
 
@@ -2828,11 +2827,11 @@ def artifact_url(server: Server, address: str) -> str:
     raise RequestError("it does not exist", retries=0)
 
 
-def note_cut(history: History, run: Wanted, rows: int, why: str) -> None:
+def note_missing_rows(run_rows: RunRows, run: RowsRequest, rows: int, why: str) -> None:
     """Note why a W&B Table has only these rows, if it had more."""
     if rows < (run.listed or 0) and (rows >= FILE_ROWS or run.file.increments):
-        history.counted, history.found = run.listed or 0, rows
-        history.problem = SDK_LIMIT if rows > FILE_ROWS else why
+        run_rows.counted, run_rows.found = run.listed or 0, rows
+        run_rows.problem = SDK_LIMIT if rows > FILE_ROWS else why
 
 
 def table_rows(file: bytes, before: Sequence[bytes] = (), whole: bytes | None = None) -> pl.DataFrame:
@@ -2878,18 +2877,18 @@ def parsed_table(content: bytes) -> tuple[list[Any], list[list[Any]]]:
     return names, rows
 
 
-def live_rows(source: RowSource, run: Wanted, answer: Any, *, are_all: bool) -> tuple[list[str], str]:
+def live_rows(source: RowSource, run: RowsRequest, answer: Any, *, are_all: bool) -> tuple[list[str], str]:
     """The rows that are in no export yet, as JSON, and why rows are missing, if so. `are_all`: there are no exports."""
     server, project = source.server, source.project
     live = map(as_row, (answer["parquetHistory"] or {}).get("liveData") or ())
     steps = sorted(int(row["_step"]) for row in live if row.get("_step") is not None)  # the server may send floats
-    ranges = [(some[0], some[-1] + 1) for some in chunks(steps, LIVE_ROWS_A_QUESTION)]
-    counted = LIVE_ROWS_A_QUESTION if answer["historyLineCount"] is None else answer["historyLineCount"]
+    ranges = [(some[0], some[-1] + 1) for some in chunks(steps, LIVE_ROWS_PER_QUERY)]
+    counted = LIVE_ROWS_PER_QUERY if answer["historyLineCount"] is None else answer["historyLineCount"]
     rows: list[str] = []
 
     def asked(start: int, size: int) -> dict[str, Any]:
         # More samples than there are rows, so that none is left out; some are in an export, too, or share a step.
-        samples = min(2 * max(size, LIVE_ROWS_A_QUESTION), MOST_SAMPLES)
+        samples = min(2 * max(size, LIVE_ROWS_PER_QUERY), MOST_SAMPLES)
         return {**project.place, "run": run.id, "min": start, "max": start + size, "samples": samples}
 
     try:
@@ -2898,7 +2897,7 @@ def live_rows(source: RowSource, run: Wanted, answer: Any, *, are_all: bool) -> 
         if counted and are_all and not steps:
             keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
             end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
-            width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
+            width = math.ceil(end / math.ceil(counted / LIVE_ROWS_PER_QUERY))
             ranges = [(first, min(first + width, end)) for first in range(0, end, width)]
         for first, end in ranges:
             start = first
@@ -3170,13 +3169,13 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
     definitions = frozenset(definition for run in runs for definition in run.definitions)
     text_bytes = sum(len(run.row[name]) for run in runs for name in TEXTS)
     tables = {run.row["id"]: run.tables for run in runs if run.tables}
-    return Page(file, table.select(KEYS), kinds, nested, tables, definitions, text_bytes)
+    return Page(file, table.select(INDEX), kinds, nested, tables, definitions, text_bytes)
 
 
-def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
-    """KEYS of all pages' runs, each run once, with the numbers of its `page` and of its `row` there."""
-    schema = {"row": pl.UInt32} | {name: run_schema()[name] for name in KEYS} | {"page": pl.Int32}
-    numbered = [page.keys.with_row_index("row").with_columns(page=pl.lit(number)) for number, page in enumerate(pages)]
+def index_of(pages: Sequence[Page]) -> pl.DataFrame:
+    """The columns INDEX of all pages' runs, each run once, with the numbers of its `page` and of its `row` there."""
+    schema = {"row": pl.UInt32} | {name: run_schema()[name] for name in INDEX} | {"page": pl.Int32}
+    numbered = [page.index.with_row_index("row").with_columns(page=pl.lit(number)) for number, page in enumerate(pages)]
     keys = pl.concat([pl.DataFrame(schema=schema), *numbered])
     return keys.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
 
@@ -3186,7 +3185,7 @@ def write_runs(at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
     dtypes = {path: getattr(pl, dtype) for path, dtype in widest_dtypes(page.kinds for page in pages).items()}
-    # Columns that are text for the sake of other pages' values: these are read from the configs, which have the same.
+    # Columns that are text because their dtypes differ between pages: their values are read again from the configs.
     mixed: dict[KeyPath, list[Scalar]] = {}
     for path, dtype in dtypes.items():
         if dtype == pl.String and len({page.kinds.get(path, "Null") for page in pages} - {"Null"}) > 1:
@@ -3197,27 +3196,28 @@ def write_runs(at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names
             leaves = dict(flatten(config, (CONFIG,))) if isinstance(config, dict) else {}
             for path, values in mixed.items():
                 values.append(leaves.get(path))
-    settled = {path: settled_series(column_key(path), values) for path, values in mixed.items()}
-    dtypes |= {path: series.dtype for path, series in settled.items()}
+    read_again = {path: settled_series(column_key(path), values) for path, values in mixed.items()}
+    dtypes |= {path: series.dtype for path, series in read_again.items()}
 
-    starts = [0, *itertools.accumulate(page.keys.height for page in pages)]
-    order = runs["page"].rle().struct.field("value").to_list()
-    files = [pages[number].file for number in order]
-    if settled or len(set(order)) < len(order) or runs.height < starts[-1]:  # pages overlap, or have to be changed
+    starts = [0, *itertools.accumulate(page.index.height for page in pages)]  # of the pages in these columns
+    page_order = runs["page"].rle().struct.field("value").to_list()  # of the sorted runs
+    files = [pages[number].file for number in page_order]
+    # If pages overlap or have to be changed, their rows are sorted into other files.
+    if read_again or len(set(page_order)) < len(page_order) or runs.height < starts[-1]:
         files = []
-        for some in runs.iter_slices(group_rows):
+        for batch in runs.iter_slices(group_rows):
             frames = []
-            for (number,), rows in some.group_by("page", maintain_order=True):
-                changed = [series[starts[number] : starts[number + 1]] for series in settled.values()]
+            for (number,), rows in batch.group_by("page", maintain_order=True):
+                changed = [series[starts[number] : starts[number + 1]] for series in read_again.values()]
                 frames.append(pl.read_parquet(pages[number].file, glob=False).with_columns(changed)[rows["row"]])
             merged = pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id")
             files.append(write_intermediate(merged, at.parent))
-    flat = sorted((names[path], path) for path in dtypes)
+    columns = sorted((names[path], path) for path in dtypes)
     texts = dict.fromkeys(TEXTS, pl.String)
-    rows_ = scan_files(files, run_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts)
-    columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
-    about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
-    rows_.select(*run_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
+    scan = scan_files(files, run_schema() | {column_key(path): dtypes[path] for _, path in columns} | texts)
+    flattened = [pl.col(column_key(path)).alias(name) for name, path in columns]
+    about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in columns})}
+    scan.select(*run_schema(), *flattened, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
 
 
 def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
@@ -3267,11 +3267,11 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
         before = table.earlier.rows.keys()
         table.staying = (before & set(ids) if prune else before) - table.fetched.keys()
         # A W&B Table has its columns also for runs that logged it without rows.
-        rowless = table.earlier.marks.keys() - before if table.key is not None else set()
+        rowless = table.earlier.revisions.keys() - before if table.is_wandb_table else set()
         stays = [table.earlier] if table.staying or rowless - table.fetched.keys() else []
-        table.skipped = {".".join(path) for history in table.fetched.values() for path in history.skipped}
+        table.skipped = {".".join(path) for run_rows in table.fetched.values() for path in run_rows.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
-        fetched = [part.dtypes for _, history in sorted(table.fetched.items()) for part in history.parts]
+        fetched = [part.dtypes for _, run_rows in sorted(table.fetched.items()) for part in run_rows.parts]
         sources = [dtypes_of_rows(earlier, table, set().union(*fetched)) for earlier in stays] + fetched
         table.dtypes = widest_dtypes(sources)
         if table.is_history:
@@ -3292,20 +3292,20 @@ def dtypes_of_rows(earlier: Earlier, table: Table, others: Collection[KeyPath]) 
     """The dtypes of the earlier file's columns for the rows that stay. Columns in which these have no value are Null in
     a W&B Table, so that other runs decide their dtype; a metric that is not among the `others` either is left out.
     """
-    if table.key is None and table.staying == earlier.rows.keys():
+    if not table.is_wandb_table and table.staying == earlier.rows.keys():
         return earlier.dtypes
     rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("run_id").is_in(list(table.staying)))
-    columns = [earlier.columns[path] for path in earlier.dtypes if table.key is not None or path not in others]
+    columns = [earlier.columns[path] for path in earlier.dtypes if table.is_wandb_table or path not in others]
     counts = rows.select("run_id", *columns).count().collect(engine="streaming").row(0, named=True)
     filled = {path: dtype for path, dtype in earlier.dtypes.items() if counts.get(earlier.columns[path], 1)}
-    return filled if table.key is None else dict.fromkeys(earlier.dtypes, "Null") | filled
+    return dict.fromkeys(earlier.dtypes, "Null") | filled if table.is_wandb_table else filled
 
 
 def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str, str]) -> None:
     """Write a table's file, sorted by run id: fetched rows merged with rows that stay from the earlier file."""
     earlier = table.earlier
     columns = [(table.names[path], path) for path in table.dtypes]  # of a W&B Table in their own order
-    columns = columns if table.key is not None else sorted(columns)
+    columns = columns if table.is_wandb_table else sorted(columns)
     order = {"order": table.order} if table.order else {}
     place = {"entity": pl.lit(project.entity), "project": pl.lit(project.name)}
     logged = [pl.col(column_key(path)).alias(name) for name, path in columns]
@@ -3323,14 +3323,14 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
             known.append(column.alias(name))
         stays = stays.select(*keys, *known)
         rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.fetched.values()) else stays
-    marks = {run_id: one.mark for run_id, one in table.fetched.items() if one.mark and not one.is_short}
+    revisions = {run_id: one.revision for run_id, one in table.fetched.items() if one.revision and not one.is_short}
     made_of = table.made_of if table.is_asked else earlier.made_of
     if earlier.made_of == made_of:
-        # Runs without rows have marks, too: otherwise every export would ask for them again.
-        asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.fetched.keys())
-        marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
-    about = {} if table.key is None else {TABLE_KEY: storable(table.key)}
-    histories = {"keys": made_of, "runs": marks, "skipped": sorted(table.skipped)}
+        # Runs without rows have revisions, too: otherwise every export would ask for them again.
+        asked = table.staying | (earlier.revisions.keys() - earlier.rows.keys() - table.fetched.keys())
+        revisions |= {run_id: earlier.revisions[run_id] for run_id in asked if run_id in earlier.revisions}
+    about = {TABLE_KEY: storable(table.key)} if table.is_wandb_table else {}
+    histories = {"keys": made_of, "runs": revisions, "skipped": sorted(table.skipped)}
     about |= {COLUMNS_KEY: json.dumps(dict(columns)), HISTORIES_KEY: json.dumps(histories, sort_keys=True)}
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
     # Level 1 of zstd makes files as small as 3, the default, in three quarters of the time.
@@ -3340,8 +3340,8 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
 def scan_parts(table: Table) -> pl.LazyFrame:
     """The rows of all parts, sorted by run and order. Columns as in `Part`, but with the table's dtypes."""
     parts: defaultdict[Path, dict[str, Part]] = defaultdict(dict)  # by file, the part of each run
-    for run_id, history in sorted(table.fetched.items()):
-        for part in history.parts:
+    for run_id, run_rows in sorted(table.fetched.items()):
+        for part in run_rows.parts:
             parts[part.file][run_id] = part
     stored = {column for of_runs in parts.values() for part in of_runs.values() for column in part.dtypes.items()}
     stored |= {*table.dtypes.items()}  # if no file has such a column, a scan adds it
@@ -3356,17 +3356,16 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     reached = ("", 0)  # run id, and order
     for file, of_runs in parts.items():
         ends = [(run_id, order) for run_id, part in of_runs.items() for order in (part.first, part.last)]
-        groups += [] if groups and min(ends) < reached else [[]]
+        if not groups or min(ends) >= reached:
+            groups.append([])
         groups[-1].append(file)
         reached = max(reached, *ends)
 
-    def is_plain(files: list[Path]) -> bool:
-        """True for one file without rows of other runs, as most are."""
-        return len(files) == 1 and len(parts[files[0]]) == next(iter(parts[files[0]].values())).runs
-
+    # Most groups are one file whose runs are all wanted. One scan of many such files is far cheaper than many scans.
+    whole = {file for file, of_runs in parts.items() if len(of_runs) == next(iter(of_runs.values())).runs}
     scans = [scan_files([], schema)]
-    for are_plain, some in itertools.groupby(groups, is_plain):
-        if are_plain:  # one scan of many files is far cheaper than many scans
+    for are_whole, some in itertools.groupby(groups, lambda files: len(files) == 1 and files[0] in whole):
+        if are_whole:
             scans.append(scan_files([file for files in some for file in files], schema))
             continue
         for files in some:
@@ -3402,7 +3401,7 @@ def find_earlier(project: Project, output: Path) -> None:
                 dtypes={path: str(schema[column]) for path, column in columns.items() if column in schema},
                 facts=json.loads(metadata.get(METRICS_KEY, "{}")),
                 made_of=tuple(histories.get("keys", ())),
-                marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
+                revisions={run_id: tuple(revision) for run_id, revision in histories.get("runs", {}).items()},
                 skipped=histories.get("skipped", ()),
                 export_id=metadata.get(EXPORT_ID_KEY),
                 key=metadata.get(TABLE_KEY, ""),
@@ -3481,59 +3480,62 @@ def write_project(server: Server | None, project: Project, options: Options, wor
 
 
 def merge_runs(project: Project, options: Options, work: Path) -> tuple[list[Page], pl.DataFrame]:
-    """Pages of the project's runs and of the earlier export's runs that stay, and the keys of all these runs."""
-    earlier, before = project.earlier, project.earlier.rows
-    from_logs, headless = set[str](), set[str]()
-    if before:
+    """Pages of the project's runs and of the earlier export's runs that stay, and the index of all these runs."""
+    earlier = project.earlier
+    from_logs, without_start = set[str](), set[str]()
+    if earlier.rows:
         rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("url").is_null())
         logged = rows.select("id", began="created_at", ended="heartbeat_at").collect()
         from_logs = {*logged["id"]}  # these may not be on the server, or not whole
-        # The earlier export had a log from before the first one that is here now, which continues it.
-        late = project.runs.filter(pl.col("id").is_in(list(project.resumed))).join(logged, on="id")
-        late = late.filter(pl.col("created_at") > pl.col("began"))
-        headless = {*late["id"]}
-        for run_id in late.filter(pl.col("heartbeat_at") > pl.col("ended"))["id"]:
+        # In runs without start, the first log that is here now continues one that only the earlier export had.
+        later = project.runs.filter(pl.col("id").is_in(list(project.resumed))).join(logged, on="id")
+        later = later.filter(pl.col("created_at") > pl.col("began"))
+        without_start = {*later["id"]}
+        for run_id in later.filter(pl.col("heartbeat_at") > pl.col("ended"))["id"]:
             why = "its first log is no longer here, so its new rows cannot be added to the earlier export"
             project.failed.append(Failure(run_id, "log", f"{why}; put that log back, or choose another folder with -o"))
     project.cut = project.cut if options.offline else from_logs
-    fuller = drop_shorter(project, before, headless)
+    shorter = drop_shorter(project, without_start)
     if project.all_ids is not None:
-        gone = before.keys() - {*project.all_ids}
+        gone = earlier.rows.keys() - {*project.all_ids}
         project.gone = sorted(gone & from_logs if options.offline else gone - from_logs)
-    stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
-    project.kept = sorted(stays - fuller)
+    replaced = {*project.runs["id"]} - shorter
+    staying = earlier.rows.keys() - replaced - {*(project.gone if options.prune else ())}
+    project.kept = sorted(staying - shorter)
     new_pages = []
-    for page in project.pages:  # rows that are not written decide no names and dtypes
-        ids = {*page.keys["id"]}
-        rest = [page] if fuller.isdisjoint(ids) else stored_pages(page.file, ids - fuller, work)
+    for page in project.pages:  # without the shorter runs, whose new rows decide no names and dtypes
+        ids = {*page.index["id"]}
+        rest = [page] if shorter.isdisjoint(ids) else stored_pages(page.file, ids - shorter, work)
         new_pages += [replace(each, definitions=page.definitions) for each in rest]
     project.pages = new_pages
-    pages = new_pages + (stored_pages(earlier.file, stays, work) if stays else [])
-    runs = keys_of(pages)
+    pages = new_pages + (stored_pages(earlier.file, staying, work) if staying else [])
+    runs = index_of(pages)
     project.runs = runs.filter(pl.col("id").is_in(project.runs["id"].to_list()))  # as they are written
     return pages, runs
 
 
-def drop_shorter(project: Project, before: Mapping[str, int], headless: set[str]) -> set[str]:
-    """Drop fetched rows if the earlier export has more, or the run's beginning; returns runs whose own row stays."""
-    counts = project.counts.items()
-    fuller = headless | {run_id for run_id, count in counts if run_id in project.cut and before.get(run_id, 0) > count}
-    shorter = set(fuller)
+def drop_shorter(project: Project, without_start: set[str]) -> set[str]:
+    """Drop fetched rows of which the earlier export has more; returns the runs whose row of the runs file stays."""
+    had, counts = project.earlier.rows, project.counts
+    shorter = {run_id for run_id in counts.keys() & project.cut if had.get(run_id, 0) > counts[run_id]} | without_start
+    kept_fuller = {*shorter}
     for table in project.tables.values():
-        had, marks = table.earlier.rows, table.earlier.marks
-        for run_id, history in sorted(table.fetched.items(), key=lambda each: each[0]):
-            # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
-            is_cut = run_id in (project.cut if table.key is None else fuller)
-            is_sample = table.extent or (table.name == "system" and history.mark)  # offline, system metrics are whole
-            is_tail = is_sample and not (table.name == "system" and run_id in marks)
-            is_less = (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows
-            if is_less or (run_id in headless and run_id in had):
-                shorter |= set() if is_sample else {run_id}
-                if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:  # the run went on since
+        earlier = table.earlier
+        for run_id, run_rows in sorted(table.fetched.items()):
+            is_sample = table.name == "system" and bool(run_rows.revision)  # offline, system metrics are whole
+            is_part = is_sample or bool(table.extent)
+            # A sample replaces another one. A W&B Table may have fewer rows than the one logged before.
+            may_be_less = is_part and not (is_sample and run_id in earlier.revisions)
+            may_be_less |= run_rows.is_short or run_id in (shorter if table.is_wandb_table else project.cut)
+            is_less = may_be_less and earlier.rows.get(run_id, 0) > run_rows.rows
+            if is_less or (run_id in without_start and run_id in earlier.rows):
+                kept_fuller |= set() if is_part else {run_id}
+                rows_then = earlier.revisions.get(run_id, run_rows.revision)
+                if table.extent and rows_then[:2] != run_rows.revision[:2]:  # the run went on since then
                     table.outdated.append(run_id)
                 del table.fetched[run_id]
-    project.kept_fuller = sorted(shorter)
-    return fuller
+    project.kept_fuller = sorted(kept_fuller)
+    return shorter
 
 
 def stored_pages(file: Path, ids: Collection[str], work: Path) -> list[Page]:
@@ -3814,7 +3816,7 @@ def say_without_effect(written: Sequence[Project], options: Options, say: Say) -
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
-    there = {table.name.partition("_")[0] for table in tables if table.rows or table.key is not None}
+    there = {table.name.partition("_")[0] for table in tables if table.rows or table.is_wandb_table}
     asked = {"table": options.tables, "console": options.console, "system": options.system_metrics}
     nouns = {"table": "W&B Tables", "console": "console output", "system": "system metrics"}
     missing = [nouns[name] for name, is_asked in asked.items() if is_asked and name not in there]
@@ -3837,7 +3839,7 @@ def changes_of(project: Project, options: Options) -> str:
         earlier = table.earlier
         if not table.is_history:
             continue
-        known = earlier.marks.keys() if earlier.made_of == table.made_of else set()  # these had the same metrics before
+        known = earlier.revisions.keys() if earlier.made_of == table.made_of else set()  # these had the same metrics
         lacking = sorted(path for path in earlier.columns if not is_wanted(path, options.history_keys))
         if lacking and (earlier.rows.keys() & table.fetched.keys()) - known:
             some = first_of([".".join(path) for path in lacking])
@@ -4163,10 +4165,8 @@ def export(options: Options) -> int:
             importing = ThreadPoolExecutor(1).submit(import_libraries)
             projects, failed = find_projects(server)
             importing.result()
-        folder: Any = working_folder(options.output, say)
-        if options.dry_run:
-            folder = tempfile.TemporaryDirectory(prefix="wandb-tools-")
-        work = Path(at_end.enter_context(folder))
+        temporary: Any = tempfile.TemporaryDirectory(prefix="wandb-tools-") if options.dry_run else None
+        work = Path(at_end.enter_context(temporary or working_folder(options.output, say)))
         if options.offline:
             projects, failed = read_offline(options.offline, options, work, say), []
         else:
@@ -4189,7 +4189,7 @@ def export_project(server: Server | None, project: Project, options: Options, wo
             write_project(server, project, options, work)
             stored = work.parent / HISTORIES / project.stem
             for table in project.tables.values() if server else ():  # offline, projects share part files
-                for file in {part.file for history in table.fetched.values() for part in history.parts}:
+                for file in {part.file for run_rows in table.fetched.values() for part in run_rows.parts}:
                     file.unlink(missing_ok=True)
                 if table.is_asked and project.all_ids is not None:  # else others wait for a later export
                     shutil.rmtree(stored / table.name, ignore_errors=True)

@@ -143,8 +143,8 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, if the server 
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
 ANSWER_BYTES = 100_000_000  # of an answer at most, uncompressed; the largest pages of runs have 15 MB
 MOST_PAGES = 500  # of 200 projects: a longer list is taken for endless
-LIMIT_S = 1e6  # for any question: a socket takes no more than 2**31 ms
-SIGN_IN_LIMIT_S = 6  # for the first question: an unreachable server is reported within 10 s
+LIMIT_S = 1e6  # for any query: a socket takes no more than 2**31 ms
+SIGN_IN_LIMIT_S = 6  # for the first query: an unreachable server is reported within 10 s
 
 
 class RequestError(Exception):
@@ -176,7 +176,7 @@ class Client:
             self.session.verify = False
             urllib3.disable_warnings()
 
-    def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = LIMIT_S) -> Any:
+    def ask(self, query: str, variables: Mapping[str, Any], *, limit_s: float = LIMIT_S) -> Any:
         """The answer's `data`; RequestError if all attempts fail. If the server is busy, all threads wait."""
         number, limit_s = 0, min(limit_s, self.timeout_s)  # for all attempts together, without the waits
         while self.failures < self.most_failures:
@@ -184,7 +184,7 @@ class Client:
                 time.sleep(min(wait_s, 1.0))  # a Ctrl-C just before a sleep takes effect only after it
             started = time.monotonic()
             try:
-                return self.ask_once(question, variables, limit_s)
+                return self.ask_once(query, variables, limit_s)
             except RequestError as error:
                 number, limit_s = number + 1, limit_s - (time.monotonic() - started)
                 if number > min(error.retries, self.retries) or limit_s < FIRST_WAIT_S:
@@ -198,11 +198,11 @@ class Client:
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
         raise RequestError("not requested, because the server no longer answers; run this again later", retries=0)
 
-    def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
+    def ask_once(self, query: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
         """The same in one attempt. The more bytes have come, the longer it may take."""
         started, body, url = time.monotonic(), bytearray(), f"{self.base_url}/graphql"
         how: dict[str, Any] = {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
-        how |= {"json": {"query": question, "variables": variables}, "allow_redirects": False}
+        how |= {"json": {"query": query, "variables": variables}, "allow_redirects": False}
         try:
             with self.session.post(url, **how) as response:
                 if response.status_code >= 300:
@@ -264,10 +264,10 @@ def reading_answer() -> Iterator[None]:
 
 def sign_in(client: Client) -> tuple[str, list[str]]:
     """The key's own entity, empty if it has none, and all entities that it can see. ScriptError without access."""
-    question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
+    query = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
     try:
         with reading_answer():
-            viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
+            viewer = client.ask(query, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
             own = str(viewer.get("entity") or viewer.get("username") or "")
             teams = [str(each["node"]["name"]) for each in (viewer.get("teams") or {}).get("edges", ()) if each["node"]]
     except RequestError as error:
@@ -317,14 +317,14 @@ def projects_of(client: Client, entity: str, visible: Sequence[str], failed: lis
 
 
 def with_counts(client: Client, projects: list[Row], failed: list[Row]) -> list[Row]:
-    """A few projects with their runs counted, by one question; if that fails, by a question each."""
+    """A few projects with their runs counted, by one query; if that fails, by a query each."""
     variables = {f"{key}{n}": project[key] for n, project in enumerate(projects) for key in ("entity", "project")}
     fields = [f"p{n}: project(entityName: $entity{n}, name: $project{n}) {{ ...Counts }}" for n in range(len(projects))]
-    question = f"query Counts({', '.join(f'${name}: String' for name in variables)}) {{ {' '.join(fields)} }} {COUNTS}"
+    query = f"query Counts({', '.join(f'${name}: String' for name in variables)}) {{ {' '.join(fields)} }} {COUNTS}"
     answer: Row = {}
     try:
         with reading_answer():
-            answer = client.ask(question, variables)
+            answer = client.ask(query, variables)
             for n, project in enumerate(projects):
                 counts = answer[f"p{n}"]
                 project |= {name: int(counts[name]) for name in ("runs", *COUNTED_STATES)}

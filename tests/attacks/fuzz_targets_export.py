@@ -356,7 +356,7 @@ def downloaded_history(data: bytes) -> None:
         skipped: set = set()
         scan = pl.scan_parquet(place / "part.download", glob=False)
         rows = export_runs.export_rows(scan, [("val", "acc")], (), skipped)
-        history = export_runs.History(frame=rows)
+        history = export_runs.RunRows(frame=rows)
         export_runs.write_parts({"a": history}, place)
         ours = by_path(pl.read_parquet(history.parts[0].file)) if history.parts else pl.DataFrame()
     for name, dtype in frame.schema.items():
@@ -517,7 +517,7 @@ def console_text(data: bytes) -> None:
         for piece in text.split("|"):
             rows.add_output(piece, (0, 0), "stdout")
         rows.end()
-        rows.write()
+        rows.write_buffer()
         frames = [pl.read_parquet(part.file) for part in log.rows["console"].parts]
         ours = frames[0]["text"].to_list() if frames else []
         whole = text.replace("|", "").rstrip("\r\n\b")  # empty lines count once something follows

@@ -70,9 +70,9 @@ WORDS = "goal_by_name words"
 FUNCTIONS = {
     "list_entities": "page_url with_counts utc matches for_people counted printable comma_list "
     "whole_number did_you_mean stated_error status_error",
-    "export_runs": f"{NAMES} log_records regular keep_last path_of put from_json time_at "
+    "export_runs": f"{NAMES} log_records regular keep_last path_of set_path from_json time_at "
     "widest_dtypes cast_logged as_shown resize column_key names_match matches runs_asked_for "
-    "offline_state runtime_s place_of filters_of iso is_glob chunks split unwrapped may_be_rounded parsed_object "
+    "offline_state runtime_s place_of filters_of iso chunks split unwrapped may_be_rounded parsed_object "
     "definitions_in time_of is_private is_wanted flatten numeric_leaves tables_in settled_series valid_json storable "
     "first_of counted printable jsonable comma_list utc_of mongo_filter moment whole_number did_you_mean",
     "aggregate_runs": f"{NAMES} {WORDS} kind_of one_schema column_parts prefix_of names_of plain common_dtype "

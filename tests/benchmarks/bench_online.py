@@ -78,7 +78,7 @@ USUAL_RUNS = 200  # of which the usual loop is measured
 SCANNED_RUNS = 2
 CONSOLES, LINES, TABLES, TABLE_ROWS = 2_000, 200, 500, 1_000
 CONSOLES_PATH, TABLES_PATH = "team/consoles", "team/tables"
-RUNS_A_QUESTION = 20
+RUNS_PER_QUERY = 20
 DOWNLOADS_AT_ONCE = 8
 TABLES_AT_ONCE = 32  # as many as export_runs downloads at once
 SAMPLE_S = 0.03  # between two looks at the memory of all processes
@@ -242,7 +242,7 @@ def bare_questions(path: str, _runs: int | None) -> float:
     session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=DOWNLOADS_AT_ONCE))
     ids = [run["name"] for page in pages(session, path, "name") for run in page]
     lines = "edges { node { number timestamp level line } } pageInfo { endCursor hasNextPage }"
-    batches = [ids[n : n + RUNS_A_QUESTION] for n in range(0, len(ids), RUNS_A_QUESTION)]
+    batches = [ids[n : n + RUNS_PER_QUERY] for n in range(0, len(ids), RUNS_PER_QUERY)]
     fields = f"logLines(first: {2 * LINES}, useImprovedPagination: true) {{ {lines} }}"
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
         assert sum(threads.map(lambda some: len(ask_for_runs(session, path, some, [fields] * len(some))), batches))
@@ -260,7 +260,7 @@ def bare_tables(path: str, _runs: int | None) -> float:
         each.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=TABLES_AT_ONCE))
     runs = [run for page in pages(session, path, "name summaryMetrics") for run in page]
     runs = [run for run in runs if "table-file" in run["summaryMetrics"]]
-    batches = [runs[n : n + RUNS_A_QUESTION] for n in range(0, len(runs), RUNS_A_QUESTION)]
+    batches = [runs[n : n + RUNS_PER_QUERY] for n in range(0, len(runs), RUNS_PER_QUERY)]
 
     def urls(batch: Sequence[dict]) -> list[str]:
         names = [json.loads(run["summaryMetrics"])["predictions"]["path"] for run in batch]
