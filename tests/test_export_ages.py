@@ -356,6 +356,23 @@ def test_a_summary_that_the_log_lacks(tmp_path, export, file, source, loss):
         assert json.loads(project.run["_summary_json"])["deep"] == {"x": 2, "name": "n"}
 
 
+def test_the_run_time_of_a_log_without_rows_may_stand_in_its_summary_file_alone(tmp_path, export):
+    """The log's records spanned no time, as it was cut off; so `--active-since` left the run out, too."""
+    log = write_log(tmp_path / "logs", "cut", exit_code=None)
+    (log.parent / "files").mkdir()
+    (log.parent / "files" / "wandb-summary.json").write_text('{"_wandb": {"runtime": 41}}')
+    done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    run = exported(tmp_path / "out", "offline_uncategorized").run
+    assert (run["runtime_s"], run["heartbeat_at"] - run["created_at"]) == (41, timedelta(seconds=41))
+    assert "restored" not in done.err
+
+
+def test_restored_summaries_are_counted_only_where_they_come_from(tmp_path, export):
+    write_log(tmp_path / "logs", "r", rows=ROWS, exit_code=None)
+    done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    assert "summaries missing in the logs were restored: 1 from the history\n" in done.err
+
+
 def test_a_summary_of_one_log_is_that_of_the_run(tmp_path, export):
     write_log(tmp_path / "logs", "a", rows=ROWS, summary={"loss": "0.5"})
     later = START.replace(month=2)

@@ -1051,6 +1051,17 @@ def test_the_end_of_a_file_is_not_lost_to_blank_lines_of_a_log(export_logs, tmp_
     assert lines_of(out, "r", "text") == ["a", "b", "Traceback:", "MemoryError"]
 
 
+@pytest.mark.parametrize(("exit_code", "code"), [(0, 0), (None, 3)])
+def test_an_output_file_that_is_not_pulled_is_missed_only_by_a_crashed_run(export_logs, tmp_path, out, exit_code, code):
+    file = write_log(tmp_path / "logs", "r", entity="team", project="demo", exit_code=exit_code)
+    add_records(file, raw_output(("stdout", "a\n")))
+    (file.parent / "files").mkdir()
+    (file.parent / "files" / "output.log").write_text("version https://git-lfs.github.com/spec/v1\n")
+    done = export_logs("--console")
+    assert (done.code, "git lfs pull" in done.err) == (code, code == 3)
+    assert lines_of(out, "r", "text") == ["a"]
+
+
 def test_dtypes_of_system_metrics_are_those_of_the_project(export_logs, tmp_path, out):
     """Logs of other projects, read at the same time, have no part in them."""
     proto = export_runs.wandb_proto()

@@ -636,6 +636,8 @@ class Log:
         """Use this summary, unless it holds nothing but the SDK's own notes, as some SDKs wrote."""
         if summary.keys() - {"_wandb"}:
             self.summary, self.summary_from = dict(summary), source
+        elif not self.summary_from:  # these may have the run time
+            self.runtime_s = self.runtime_s or runtime_s(summary) or 0.0
 
 
 class WholeDict(dict[str, object]):
@@ -1068,7 +1070,8 @@ class LogRows:
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
         with suppress(OSError), regular(file).open(encoding="utf-8", errors="replace", newline="\n") as opened:
             if opened.read(len(LFS_POINTER)) == LFS_POINTER.decode():
-                log.damage.append(f"{file.name}: {NOT_PULLED}")
+                if log.exit_code is None or not lines:  # else the log has all of it
+                    log.damage.append(f"{file.name}: {NOT_PULLED}")
                 return
             opened.seek(0)
             if sum(bool(as_shown(line).strip()) for line in opened) > lines:
@@ -1410,7 +1413,8 @@ def say_notes(projects: Sequence[Project], found: Sequence[Run], options: Option
         again = first_of([f"{run_id} ({counted(steps, 'step')})" for run_id, steps in repeated])
         say(f"steps that are in several logs of a run have the values of the last one: {again}")
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
-        counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
+        places = {"file": "files/wandb-summary.json", "history": "the history"}
+        counts = ", ".join(f"{restored[key]:,} from {place}" for key, place in places.items() if restored[key])
         say(f"summaries missing in the logs were restored: {counts}")
     for one in projects if not options.selection.entity else ():
         known = sorted({run.row["entity"] for run in found if run.row["project"] == one.name} - {NO_ENTITY})
