@@ -3755,7 +3755,7 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
 # --- the report -----------------------------------------------------------------------------------------------
 
 
-def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
+def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901
     """Print the paths or the JSON on stdout, and a line per project on stderr. Returns the exit code."""
     written = [project for project in projects if project.files]
     # Without runs: their list failed after some pages.
@@ -3767,23 +3767,8 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     say_without_effect(written, options, say)
     rows, files, uneventful = [], [], 0
     for project in planned if options.dry_run else written:
-        history, counts, suffix = project.tables.get("history"), project.counts | project.mismatched, ""
-        if options.dry_run and history and history.is_asked:
-            counts, suffix = {run.id: run.listed or 0 for run in changed_runs(project, history)}, " to download"
-        history_rows = sum(counts.values())
-        row: dict[str, Any] = {**project.place, "status": "planned", "runs": project.runs.height}
-        row |= {"filtered": project.filtered, "failed": len(project.failed), "history_rows": history_rows}
-        if options.offline or not options.dry_run:
-            row |= {"status": project.status, "torn": len(project.torn), "kept": len(project.kept)}
+        row, line = outcome_of(project, options)
         rows.append(row)
-        line = f"{project.path}: {counted(project.runs.height, 'run')}"
-        if states := Counter(project.runs["state"]).most_common():
-            line += f" ({', '.join(f'{count:,} {state}' for state, count in states)})"
-        if options.include_history or options.offline:
-            line += f", {counted(history_rows, 'history row')}{suffix}"
-        if same := len(history.staying & {*project.runs["id"]} if history and history.is_asked else ()):
-            line += f" ({counted(same, 'run')} unchanged)"
-        line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
         paths = [str(options.output / str(file["name"])) for file in project.files]
         if not options.json:
             show(printable(line) if options.dry_run else paths[-1])
@@ -3808,6 +3793,29 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
             is_named = failure.what in ("log", "folder") or failure.run == project.path
             failures.append(failure if is_named else failure._replace(run=prefix + failure.run))
     return report_failures(failures, "" if options.dry_run else ", all listed in the metadata file")
+
+
+def outcome_of(project: Project, options: Options) -> tuple[dict[str, Any], str]:
+    """What was exported of a project, or would be: its row in the JSON, and its line for people."""
+    history, counts, suffix = project.tables.get("history"), project.counts | project.mismatched, ""
+    if history is None or not history.is_asked:
+        history = new_table("history")
+    elif options.dry_run:
+        counts, suffix = {run.id: run.listed or 0 for run in changed_runs(project, history)}, " to download"
+    history_rows = sum(counts.values())
+    row: dict[str, Any] = {**project.place, "status": "planned", "runs": project.runs.height}
+    row |= {"filtered": project.filtered, "failed": len(project.failed), "history_rows": history_rows}
+    if options.offline or not options.dry_run:
+        row |= {"status": project.status, "torn": len(project.torn), "kept": len(project.kept)}
+    line = f"{project.path}: {counted(project.runs.height, 'run')}"
+    if states := Counter(project.runs["state"]).most_common():
+        line += f" ({', '.join(f'{count:,} {state}' for state, count in states)})"
+    if options.include_history or options.offline:
+        line += f", {counted(history_rows, 'history row')}{suffix}"
+    if unchanged := len(history.staying.intersection(project.runs["id"])):
+        line += f" ({counted(unchanged, 'run')} unchanged)"
+    line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
+    return row, line
 
 
 def say_without_effect(written: Sequence[Project], options: Options, say: Say) -> None:
