@@ -291,6 +291,9 @@ def test_settings_that_follow_from_others_are_found_among_many_combinations():
     for names in (["a", "b"], ["b", "a"]):  # a name says more than a number that follows from it
         equivalent = pl.DataFrame({names[0]: ["x", "x", "y"], names[1]: [1, 1, 2]})
         assert analyze_runs.independent(equivalent, ["a", "b"]) == names[:1]
+        for text in ("a very long prompt " * 9, "[1, 2, 3]"):
+            long = equivalent.with_columns(pl.col(names[0]).replace("x", text))
+            assert analyze_runs.independent(long, ["a", "b"]) == names[1:]
 
 
 # --- ranges ---------------------------------------------------------------------------------------------------
@@ -584,7 +587,10 @@ def test_groups_that_do_not_vary_are_not_compared(tmp_path):
     """Four logs of one run looked like four seeds, and nothing was said."""
     runs = [Run(f"{g}{n}", config={"g": g}, summary={"test/mse": float(g == "a")}) for g in "ab" for n in range(4)]
     out = " ".join(answered(write_runs(tmp_path, runs), "-g", "g").out.split())
-    assert "the best two cannot be compared: in each, all values are equal, as of copies of one run" in out
+    assert "the best two were not tested: in each, all values are equal; check that no runs are copies" in out
+    for run in runs:
+        run.summary = {"test/mse": 1.0}
+    assert "copies" not in answered(write_runs(tmp_path, runs), "-g", "g").out  # perhaps all are perfect
 
 
 def test_one_group_is_no_comparison(tmp_path):

@@ -265,6 +265,7 @@ def console(folder, run, texts, stream="stderr"):
 
 
 TORCH_ADVICE = [
+    "Search for `cudaErrorMemoryAllocation' in https://docs.nvidia.com/cuda/ for more information.",
     "CUDA kernel errors might be asynchronously reported at some other API call.",
     "For debugging consider passing CUDA_LAUNCH_BLOCKING=1",
     "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.",
@@ -281,6 +282,7 @@ TORCH_ADVICE = [
         ("failed", ["an Error occurred", "Error rate: 0.5", "last   word "], "last word"),
         ("failed", ["Exception: x", "done"], "Exception: x"),
         ("failed", ["stopped: CUDA error: out of memory", *TORCH_ADVICE], "stopped: CUDA error: out of memory"),
+        ("crashed", ["CUDA error", *(f"[rank0]: {line}" for line in TORCH_ADVICE)], "CUDA error"),
         ("crashed", ["RuntimeError: skipped", "epoch 7"], "epoch 7"),  # it went on after that error
         ("crashed", ["epoch 7", "warn.py:3: old", "  warnings.warn(", " 62%|██ | 1395/2234"], "warn.py:3: old"),
         ("crashed", ["x.py", "Traceback (most recent call last):", "    raise Exception(1)"], "raise Exception(1)"),

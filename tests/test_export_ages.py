@@ -358,12 +358,18 @@ def test_a_summary_that_the_log_lacks(tmp_path, export, file, source, loss):
 
 def test_the_run_time_of_a_log_without_rows_may_stand_in_its_summary_file_alone(tmp_path, export):
     """The log's records spanned no time, as it was cut off; so `--active-since` left the run out, too."""
-    log = write_log(tmp_path / "logs", "cut", exit_code=None)
-    (log.parent / "files").mkdir()
-    (log.parent / "files" / "wandb-summary.json").write_text('{"_wandb": {"runtime": 41}}')
+    logs = {"cut": {"exit_code": None}, "ended": {"runtime_s": 60}, "resumed": {"exit_code": None, "resumed": True}}
+    for run_id, fields in logs.items():
+        log = write_log(tmp_path / "logs", run_id, **fields)
+        (log.parent / "files").mkdir()
+        (log.parent / "files" / "wandb-summary.json").write_text('{"_wandb": {"runtime": 41}}')
     done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
-    run = exported(tmp_path / "out", "offline_uncategorized").run
-    assert (run["runtime_s"], run["heartbeat_at"] - run["created_at"]) == (41, timedelta(seconds=41))
+    runs = exported(tmp_path / "out", "offline_uncategorized").runs.select(
+        "id", "runtime_s", since=pl.col("heartbeat_at") - pl.col("created_at")
+    )
+    (cut, ended, resumed) = runs.sort("id").rows()
+    assert (cut, ended[1]) == (("cut", 41, timedelta(seconds=41)), 60)
+    assert resumed[1:] == (None, timedelta(0))  # the file has the sum of all sessions
     assert "restored" not in done.err
 
 

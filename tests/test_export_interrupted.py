@@ -255,3 +255,22 @@ def test_closed_standard_streams(script_command, tmp_path, out):
     shell = ["sh", "-c", '"$@" >&- 2>&-', "sh", *command.pop("args")]
     assert subprocess.run(shell, **command, timeout=LIMIT_S, check=False).returncode == 0
     assert runs_of(out)["id"].to_list() == ["a"]
+
+
+def test_a_part_file_is_used_only_if_it_was_written_to_its_end(tmp_path, monkeypatch):
+    """After Ctrl-C, polars may leave a file with the metadata of all rows, but without rows."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    frame = pl.DataFrame({"order": [0], "_runtime": [0.5], "_timestamp": [1e9]})
+    rows = {"r": export_runs.RunRows(cache_key="k", frame=frame)}
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", interrupt)  # when all is written
+        with pytest.raises(KeyboardInterrupt):
+            export_runs.write_parts(rows, tmp_path)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".partial"]
+    assert export_runs.stored_parts(tmp_path) == {}
+    assert [*tmp_path.iterdir()] == []
+    export_runs.write_parts(rows, tmp_path)
+    assert [*export_runs.stored_parts(tmp_path)] == ["k"]

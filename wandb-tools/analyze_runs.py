@@ -1097,8 +1097,8 @@ def notes_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat
         verdict = f"{best_two} differ" if p < SIGNIFICANT else f"within noise: {best_two} may differ only by chance"
         digits = 2 if abs(p - SIGNIFICANT) > 0.001 else 4  # 0.0497 would be shown as 0.05
         notes.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{'' if stat == 'mean' else ' of the means'})")
-    elif best["std"].sum() == 0:
-        notes.append("the best two cannot be compared: in each, all values are equal, as of copies of one run")
+    elif best["mean"].n_unique() > 1 and (best["min"] == best["max"]).all():
+        notes.append("the best two were not tested: in each, all values are equal; check that no runs are copies")
     return notes
 
 
@@ -1266,14 +1266,21 @@ def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     # A row's hash is the sum of its cells' hashes, so a column can be subtracted: for 2,000 settings 0.8 s, not 17 s.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
     hashes: Any = sum(cells.iter_columns())
-    # Of equivalent columns the last one stays: without nulls, and text, which says more than a number.
-    keys = [(c.n_unique(), -c.null_count(), c.dtype == pl.String, c.name) for c in combinations.iter_columns()]
+    # What says most is tried last, so that it stays: more values, fewer nulls, short names.
+    keys = [(c.n_unique(), -c.null_count(), name_rank(c), c.name) for c in combinations.iter_columns()]
     for *_, column in sorted(keys):
         rest = hashes - cells[column]
         if len(chosen) > 1 and rest.n_unique() == combinations.height:
             hashes = rest
             chosen.remove(column)
     return chosen
+
+
+def name_rank(values: pl.Series) -> int:
+    """2 for short names, 1 for numbers, 0 for long texts, lists and objects, which say least in a table."""
+    if values.dtype != pl.String:
+        return int(not values.dtype.is_nested())
+    return 2 * (not (values.str.contains(r"^[\[{]") | (values.str.len_chars() > LABEL_WIDTH)).any())
 
 
 def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
@@ -2160,9 +2167,9 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]*(Error|Exception|Interrupt)(:|$)")
     is_warning = pl.col("text").str.contains("Warning: ")  # Python prints the line of code below it
     is_minor = is_warning | (is_warning.shift() & pl.col("text").str.contains(r"^\s"))
-    is_bar_or_head = r"\d%\||\d+/\d+ \[[=>.]+\]|\($|^(Traceback|Exception ignored)"
-    is_advice = "^(CUDA kernel errors might|For debugging consider passing CUDA|Compile with .TORCH_USE)"  # of PyTorch
-    is_minor |= pl.col("text").str.contains(f"{is_bar_or_head}|{is_advice}")
+    bar_or_head = r"\d%\||\d+/\d+ \[[=>.]+\]|\($|^(Traceback|Exception ignored)"
+    advice = "CUDA kernel errors might|For debugging consider passing CUDA|Compile with .TORCH_USE|Search for .cuda"
+    is_minor |= pl.col("text").str.contains(rf"{bar_or_head}|^(\[\w+\]: )?({advice})")  # advice of PyTorch
     is_sdk = pl.col("text").str.contains("^wandb: (WARNING|[A-Z][a-z])")  # not its errors
     # The line with the greatest number wins: first errors, then what is not minor, then stderr, then later lines.
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
@@ -2725,7 +2732,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     places = drawn.log10() if is_positive else drawn
     distances: Any = (places - places.median()).abs() if len(drawn) else drawn
     usual = distances.median() or 0.0
-    # Farther values, by a million times the median or by 1000 usual distances, would make a flat line of the others.
+    # Values a million times the median, a millionth of it, or 1000 usual distances away would flatten all other lines.
     near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
     domain: Any = (near.min(), near.max()) if len(near) else (0.0, 0.0)
     low, high = domain

@@ -636,8 +636,9 @@ class Log:
         """Use this summary, unless it holds nothing but the SDK's own notes, as some SDKs wrote."""
         if summary.keys() - {"_wandb"}:
             self.summary, self.summary_from = dict(summary), source
-        elif not self.summary_from:  # these may have the run time
-            self.runtime_s = self.runtime_s or runtime_s(summary) or 0.0
+        elif self.exit_code is None and not (self.summary_from or self.run.get("resumed")):
+            seconds = runtime_s(summary)  # the run went on after the log was cut off
+            self.runtime_s = max(seconds, self.span_s) if seconds else 0.0
 
 
 class WholeDict(dict[str, object]):
@@ -1228,7 +1229,7 @@ def resize(values: list[Any], rows: int) -> None:
 
 
 def write_parts(by_run: Mapping[str, RunRows], folder: Path) -> None:
-    """Move the frames of histories, by run id, to a file. Of a run's rows with the same `order`, the last counts."""
+    """Move the frames of rows, by run id, to a file. Of a run's rows with the same `order`, the last counts."""
     dtypes: dict[str, dict[KeyPath, str]] = {}
     frames: list[Any] = []
     for run_id in sorted(by_run):
@@ -1309,8 +1310,10 @@ def as_shown(text: str) -> str:
 def write_intermediate(frame: AnyFrame, folder: Path, metadata: dict[str, str] | None = None) -> Path:
     """Write a file of the working folder, and return its path; ScriptError if it cannot be written."""
     file = folder / f"{uuid.uuid4().hex}.parquet"
+    partial_file = file.with_suffix(".partial")  # Ctrl-C may leave a file with this metadata and without rows
     try:
-        frame.lazy().sink_parquet(file, compression="lz4", statistics=False, metadata=metadata)
+        frame.lazy().sink_parquet(partial_file, compression="lz4", statistics=False, metadata=metadata)
+        partial_file.replace(file)
     except (OSError, pl.exceptions.ComputeError) as error:  # polars reports a full disk as either
         is_full = "os error" in str(error) or shutil.disk_usage(folder).free < FULL_DISK_BYTES
         if isinstance(error, pl.exceptions.ComputeError) and not is_full:
@@ -2443,7 +2446,7 @@ def add_tables_asked(project: Project, options: Options) -> None:
     """Add the tables that the options ask for to those of the earlier export."""
     flags = {"history": options.include_history, "history_sampled": options.history_samples is not None}
     flags |= {"system": options.system_metrics, "console": options.console}
-    asked = {name: "" for name, is_asked in flags.items() if is_asked}  # W&B Tables have a key, too
+    asked = {name: "" for name, is_asked in flags.items() if is_asked}  # names, with the keys of W&B Tables
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         files = {run_id: of_run for page in project.pages for run_id, of_run in page.tables.items()}
@@ -2543,8 +2546,10 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
 
 
 def stored_parts(folder: Path) -> dict[str, RunRows]:
-    """The whole histories in the part files of an interrupted export, by their keys."""
+    """The whole histories in the part files of an interrupted export, by their cache keys."""
     found: dict[str, RunRows] = {}
+    for file in folder.glob("*.partial"):
+        file.unlink()
     for file in folder.iterdir():
         try:
             runs, noted = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
@@ -3180,8 +3185,8 @@ def index_of(pages: Sequence[Page]) -> pl.DataFrame:
     """The columns INDEX of all pages' runs, each run once, with the numbers of its `page` and of its `row` there."""
     schema = {"row": pl.UInt32} | {name: run_schema()[name] for name in INDEX} | {"page": pl.Int32}
     numbered = [page.index.with_row_index("row").with_columns(page=pl.lit(number)) for number, page in enumerate(pages)]
-    keys = pl.concat([pl.DataFrame(schema=schema), *numbered])
-    return keys.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
+    index = pl.concat([pl.DataFrame(schema=schema), *numbered])
+    return index.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
 
 
 def write_runs(at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names, metadata: Mapping[str, str]) -> None:
