@@ -363,12 +363,17 @@ def test_the_run_time_of_a_log_without_rows_may_stand_in_its_summary_file_alone(
         log = write_log(tmp_path / "logs", run_id, **fields)
         (log.parent / "files").mkdir()
         (log.parent / "files" / "wandb-summary.json").write_text('{"_wandb": {"runtime": 41}}')
+    proto = export_runs.wandb_proto()
+    first, stats = proto.Record(run=proto.RunRecord(run_id="longer")), proto.Record(stats=proto.StatsRecord())
+    first.run.start_time.FromDatetime(START)
+    stats.stats.timestamp.FromDatetime(START + timedelta(seconds=99))
+    log.parent.joinpath("longer.wandb").write_bytes(log_of([first.SerializeToString(), stats.SerializeToString()]))
     done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
     runs = exported(tmp_path / "out", "offline_uncategorized").runs.select(
         "id", "runtime_s", since=pl.col("heartbeat_at") - pl.col("created_at")
     )
-    (cut, ended, resumed) = runs.sort("id").rows()
-    assert (cut, ended[1]) == (("cut", 41, timedelta(seconds=41)), 60)
+    (cut, ended, longer, resumed) = runs.sort("id").rows()
+    assert (cut, ended[1], longer[1]) == (("cut", 41, timedelta(seconds=41)), 60, 99)
     assert resumed[1:] == (None, timedelta(0))  # the file has the sum of all sessions
     assert "restored" not in done.err
 
